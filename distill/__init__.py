@@ -1,0 +1,1 @@
+"""FuseDistill's core: fusion of frozen upstreams, layerwise distillation, fair evaluation."""

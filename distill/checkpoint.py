@@ -1,0 +1,61 @@
+"""Checkpoints of a training stage: they appear whole or not at all, and the newest one is enough to go on."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one stage, in a folder of their own: `step-000100/` and so on, only the newest kept.
+
+    Nothing random is in them: all randomness of a step is a function of seed, step and process.
+    """
+
+    folder: Path
+
+    def newest(self) -> Path | None:
+        return max((path for path in self.folder.glob("step-*") if path.suffix == ""), default=None)
+
+    def save(self, accelerator: Accelerator, step: int) -> None:
+        """Write what is needed to go on after `step` optimizer steps; all processes together."""
+        whole = self.folder / f"step-{step:06d}"
+        unfinished = whole.with_suffix(".unfinished")
+        if accelerator.is_main_process:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(unfinished))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            state = {"step": step, "processes": accelerator.num_processes}
+            (unfinished / "loop.json").write_text(json.dumps(state))
+            older = self.newest()
+            unfinished.rename(whole)
+            if older is not None:
+                shutil.rmtree(older)
+        accelerator.wait_for_everyone()
+
+    def load(self, accelerator: Accelerator) -> int:
+        """Go back to the newest checkpoint; returns its step, 0 when there is none.
+
+        Raises ValueError when it was written by another number of processes.
+        """
+        newest = self.newest()
+        if newest is None:
+            return 0
+        state = json.loads((newest / "loop.json").read_text())
+        if state["processes"] != accelerator.num_processes:
+            raise ValueError(
+                f"{newest} was written by {state['processes']} processes and cannot be continued by "
+                f"{accelerator.num_processes}; launch {state['processes']}, or delete the folder to start this stage anew"
+            )
+        accelerator.load_state(str(newest))
+        return state["step"]
+
+    def remove(self) -> None:
+        """Everything: the stage is finished."""
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Corpora become clips, clips become batches; the embedded corpus is spoken here."""

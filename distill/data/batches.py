@@ -1,0 +1,117 @@
+"""Batches by seconds of audio: who hears which clips in which step, as a pure function of the seed.
+
+The unit is the optimizer step: its clips are drawn first and then dealt to processes and forward passes, so that
+the number of processes changes nothing but the order of sums.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from distill.data.clips import Clips, pad
+from distill.features import SAMPLE_RATE
+
+JITTER = (
+    0.3  # seconds by which lengths are blurred before sorting, so that batches differ from epoch to epoch
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one process hears in one forward pass."""
+
+    rows: np.ndarray  # (B,) of the clips
+    ids: list[str]
+    audio: Tensor  # (B, N) float32, zeros after each clip
+    lengths: Tensor  # (B,) samples
+    counts: Tensor  # (J,) what each part of the loss is divided by: totals over the whole optimizer step
+
+    def to(self, device: torch.device) -> "Batch":
+        moved = (self.audio.to(device), self.lengths.to(device), self.counts.to(device))
+        return Batch(self.rows, self.ids, *moved)
+
+    def seconds(self) -> float:
+        return float(self.lengths.sum()) / SAMPLE_RATE
+
+
+def epoch(samples: np.ndarray, batch_seconds: float, seed: int, number: int) -> list[np.ndarray]:
+    """One epoch's steps: every clip once, clips of like length together, about `batch_seconds` in each."""
+    rng = np.random.default_rng([seed, number])
+    order = np.argsort(samples + rng.uniform(0, JITTER * SAMPLE_RATE, len(samples)), kind="stable")
+    heard = np.cumsum(samples[order]) / SAMPLE_RATE
+    steps = max(int(np.ceil(heard[-1] / batch_seconds)), 1)
+    step_of = np.minimum((heard - 1e-9) * steps / heard[-1], steps - 1).astype(
+        int
+    )  # equal shares, no small rest
+    groups = np.split(order, np.flatnonzero(np.diff(step_of)) + 1)
+    return [groups[i] for i in rng.permutation(len(groups))]
+
+
+def deal(rows: np.ndarray, samples: np.ndarray, parts: int) -> list[np.ndarray]:
+    """A step's clips in `parts` hands of like length, there and back again, longest first.
+
+    Raises ValueError when there are fewer clips than hands.
+    """
+    if len(rows) < parts:
+        raise ValueError(
+            f"a step of {len(rows)} clips cannot be dealt to {parts} forward passes (processes x accumulation); "
+            "raise batch_seconds or use fewer processes"
+        )
+    order = rows[np.argsort(-samples[rows], kind="stable")]
+    turn = np.arange(len(order)) % (2 * parts)
+    hand = np.where(turn < parts, turn, 2 * parts - 1 - turn)
+    return [order[hand == part] for part in range(parts)]
+
+
+def accumulation(batch_seconds: float, forward_seconds: float, processes: int) -> int:
+    """Forward passes per step and process, so that none hears much more than `forward_seconds`."""
+    return max(int(np.ceil(batch_seconds / (forward_seconds * processes) - 1e-9)), 1)
+
+
+class Batches(Dataset):
+    """All forward passes of one process, in order; item i belongs to step `start + i // passes`.
+
+    counts: rows of a whole step -> what its losses are divided by, (J,).
+    """
+
+    def __init__(
+        self,
+        clips: Clips,
+        counts: Callable[[np.ndarray], Tensor],
+        *,
+        batch_seconds: float,
+        seed: int,
+        start: int,
+        steps: int,
+        passes: int,
+        process: int,
+        processes: int,
+    ):
+        self.clips, self.counts = clips, counts
+        self.batch_seconds, self.seed = batch_seconds, seed
+        self.start, self.steps, self.passes = start, steps, passes
+        self.process, self.processes = process, processes
+        self._epoch = lru_cache(maxsize=2)(lambda number: epoch(clips.samples, batch_seconds, seed, number))
+
+    def __len__(self) -> int:
+        return (self.steps - self.start) * self.passes
+
+    def __getitem__(self, item: int) -> Batch:
+        if item >= len(self):
+            raise IndexError(item)
+        step, forward = self.start + item // self.passes, item % self.passes
+        whole = self.rows(step)
+        hands = deal(whole, self.clips.samples, self.passes * self.processes)
+        rows = hands[forward * self.processes + self.process]
+        audio_BN, lengths_B = pad([self.clips.audio(row) for row in rows])
+        return Batch(rows, [self.clips.ids[row] for row in rows], audio_BN, lengths_B, self.counts(whole))
+
+    def rows(self, step: int) -> np.ndarray:
+        """The clips of one optimizer step, whoever hears them."""
+        steps_per_epoch = len(self._epoch(0))
+        return self._epoch(step // steps_per_epoch)[step % steps_per_epoch]

@@ -1,0 +1,115 @@
+"""The distill stage: a student learns the teacher's fused layers, layer by layer."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from distill import runtime
+from distill.data.batches import Batch
+from distill.data.clips import Clips
+from distill.distiller import Distiller, Outcome, pairs
+from distill.features import Encoder
+from distill.frozen import Frozen
+from distill.loop import Plan, optimizer, train
+from distill.losses import Agreement
+from distill.recipe import Distill
+from distill.targets import Supervision, Targets, memory, online
+from distill.teacher import FusedTeacher
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The objective: layerwise loss over valid frames against targets, wherever they come from."""
+
+    clips: Clips
+    student: Encoder
+    targets: Targets
+    layers: int  # K
+    width: int  # D of the targets
+
+    def counts(self, rows: np.ndarray) -> Tensor:
+        """Frames the student makes of these clips: (1,)."""
+        return self.student.frames(torch.from_numpy(self.clips.samples[rows])).sum().double()[None]
+
+    def outcome(self, model: nn.Module, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
+        targets, interface_BTD = self.targets(batch)
+        out: Outcome = model(batch.audio, batch.lengths, targets, interface_BTD)
+        tally = [
+            torch.stack([out.loss_sum.detach().double(), out.count.double()]),
+            out.agreement.tensor().flatten(),
+        ]
+        if out.interface is not None:
+            tally.append(out.interface.tensor().flatten())
+        return out.loss_sum / batch.counts[0], torch.cat(tally)
+
+    def read(self, tally: Tensor) -> dict[str, float]:
+        """Explained variance and cosine of every layer pair, their means first."""
+        loss, frames = tally[:2].tolist()
+        split = 2 + self.layers * (4 + self.width)
+        agreement = Agreement.from_tensor(tally[2:split].view(self.layers, -1))
+        explained_K, cosine_K = agreement.explained_variance(), agreement.cosine()
+        values = {"explained_variance": float(explained_K.mean()), "loss": loss / frames}
+        for pair in range(self.layers):
+            values[f"explained_variance_{pair + 1}"] = float(explained_K[pair])
+            values[f"cosine_{pair + 1}"] = float(cosine_K[pair])
+        if tally.numel() > split:
+            values["explained_variance_interface"] = float(
+                Agreement.from_tensor(tally[None, split:]).explained_variance()
+            )
+        return values
+
+
+def distill(
+    accelerator: Accelerator,
+    teacher: FusedTeacher,
+    student: Encoder,
+    clips: Clips,
+    settings: Distill,
+    plan: Plan,
+    folder: Path,
+) -> Distiller:
+    """Train the student on `clips` against a fitted teacher; a Distiller on the CPU with what it learned.
+
+    The interface's output is one more target where settings.interface_weight is not 0.
+    """
+    chosen = pairs(student.layers, teacher.layers, settings.layers)
+    interface = teacher.interface if settings.interface_weight else None
+    supervision = Supervision(Frozen(teacher), [layer for _, layer in chosen], interface)
+    distiller = build(student, teacher, settings, chosen, plan.seed)
+    blank = deepcopy(distiller)
+    model, trainer = accelerator.prepare(distiller, optimizer(distiller, settings.weight_decay))
+    targets = look(supervision.to(accelerator.device), clips, settings, accelerator)
+    objective = Distillation(clips, student, targets, len(chosen), teacher.width)
+    train(accelerator, model, trainer, objective, plan, folder)
+    blank.load_state_dict(runtime.weights(accelerator, model))
+    return blank.eval()
+
+
+def build(
+    student: Encoder, teacher: FusedTeacher, settings: Distill, chosen: list[tuple[int, int]], seed: int
+) -> Distiller:
+    """The student with its heads, whose first weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Distiller(
+            student,
+            chosen,
+            teacher.width,
+            teacher.interface.width if settings.interface_weight else None,
+            settings.loss,
+            settings.layer_weights or [1.0] * len(chosen),
+            settings.interface_weight,
+        )
+
+
+def look(supervision: Supervision, clips: Clips, settings: Distill, accelerator: Accelerator) -> Targets:
+    """Targets as the recipe wants them: the teacher live, or heard once."""
+    if settings.targets == "online":
+        return online(supervision)
+    accelerator.print(f"the teacher listens to {clips.seconds() / 3600:.2f} h of audio, once")
+    return memory(supervision, clips, settings.forward_seconds, accelerator.device)

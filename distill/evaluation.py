@@ -1,0 +1,280 @@
+"""The evaluation stage: probes of the same budget on every encoder, their scores, costs and one table."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import mean, median
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from distill.data.clips import Clips, pad
+from distill.features import SAMPLE_RATE, Encoder, parameters
+from distill.frames import FrameCache, standardiser
+from distill.interface import INTERFACES
+from distill.probe import Budget, Split, score, train
+from distill.tasks import TASKS
+from distill.tasks.task import draw
+
+PARTS = ("train", "validation", "test")
+WHOLE = 3.0  # seconds of a clip that is not cropped, about; who does which task depends on it, no result does
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """What every row gets, whatever it is."""
+
+    tasks: list[str] = field(default_factory=lambda: list(TASKS))
+    interface: str = "hconv"
+    learning_rates: list[float] = field(
+        default_factory=lambda: [1e-3, 3e-3, 1e-2]
+    )  # chosen from on validation
+    seeds: list[int] = field(default_factory=lambda: [0, 1])  # the first one chooses the rate
+    steps: dict[str, int] = field(default_factory=lambda: {"asr": 600, "sv": 400, "er": 400, "lid": 400})
+    batch: int = 16  # clips per step
+    warmup: float = 0.1  # share of the steps
+    weight_decay: float = 0.01
+    clip: float = 1.0  # largest norm of the gradient
+    train_clips: int = 1500  # of each task, at most
+    score_clips: int = 500  # of each task in validation and in test, at most
+    forward_seconds: float = 60.0  # audio in one forward pass of an encoder
+
+    def __post_init__(self):
+        for task in self.tasks:
+            _demand(task in TASKS, f"evaluate.tasks: no task {task!r}; there are {', '.join(TASKS)}")
+            _demand(self.steps.get(task, 0) >= 1, f"evaluate.steps: {task} needs 1 step or more")
+        _demand(
+            self.interface in INTERFACES,
+            f"evaluate.interface: no {self.interface!r}; there are {', '.join(INTERFACES)}",
+        )
+        rates = self.learning_rates
+        _demand(bool(rates) and min(rates) > 0, f"evaluate.learning_rates must be above 0, got {rates}")
+        _demand(bool(self.seeds), "evaluate.seeds needs one seed or more")
+        for key in ("batch", "clip", "train_clips", "score_clips", "forward_seconds"):
+            _demand(vars(self)[key] > 0, f"evaluate.{key} must be above 0, got {vars(self)[key]}")
+        _demand(0 <= self.warmup < 1, f"evaluate.warmup must be in [0, 1), got {self.warmup}")
+        _demand(self.weight_decay >= 0, f"evaluate.weight_decay must be 0 or more, got {self.weight_decay}")
+
+    def budget(self, task: str) -> Budget:
+        return Budget(self.interface, self.steps[task], self.batch, self.warmup, self.weight_decay, self.clip)
+
+
+def _demand(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def evaluate_rows(
+    rows: dict[str, Encoder],
+    splits: dict[str, Clips],
+    settings: Evaluate,
+    folder: Path,
+    device: torch.device,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    barrier: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = print,
+) -> dict:
+    """The content of evaluation.json; finished cells stay in `folder`, a killed evaluation goes on from them.
+
+    The tasks of a row are dealt to `world` processes that share the folder; `barrier` waits for all of them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if rank == 0:
+        clips = splits["test"]
+        typical = clips.audio(int(np.argsort(clips.samples)[len(clips) // 2]))
+        for name, encoder in rows.items():
+            if _read(folder / f"{name}.json", settings) is None:
+                _write(folder / f"{name}.json", settings, cost(encoder, typical, device))
+    barrier()  # times are taken while nothing else runs
+    for name, encoder in rows.items():
+        evaluate_row(name, encoder, splits, settings, folder, device, rank=rank, world=world, say=say)
+    barrier()
+    return gather(list(rows), settings, folder)
+
+
+def evaluate_row(
+    name: str,
+    encoder: Encoder,
+    splits: dict[str, Clips],
+    settings: Evaluate,
+    folder: Path,
+    device: torch.device,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Write `<name>.<task>.json` for those of the row's tasks that this process does and has not done yet."""
+    mine = deal(settings, world)[rank]
+    waiting = [task for task in mine if _read(folder / f"{name}.{task}.json", settings) is None]
+    if not waiting:
+        return
+    started = perf_counter()
+    heard = hear_splits(encoder, splits, waiting, settings, device)
+    say(f"evaluate {name}: heard the clips of {', '.join(waiting)} in {perf_counter() - started:.0f} s")
+    for task in waiting:
+        started = perf_counter()
+        cell = evaluate_task(task, heard[task], settings, device)
+        _write(folder / f"{name}.{task}.json", settings, cell)
+        how = f"{cell['metric']} {cell['value']:.1f} % at learning rate {cell['learning_rate']:g}"
+        say(f"evaluate {name} {task}: {how}, {perf_counter() - started:.0f} s")
+
+
+def deal(settings: Evaluate, world: int) -> list[list[str]]:
+    """The tasks of each process: the longest first, always to the process with the least to do."""
+    work = {task: settings.steps[task] * (TASKS[task].crop_seconds or WHOLE) for task in settings.tasks}
+    hands: list[list[str]] = [[] for _ in range(world)]
+    for task in sorted(settings.tasks, key=lambda task: -work[task]):
+        min(hands, key=lambda hand: sum(work[task] for task in hand)).append(task)
+    return hands
+
+
+def hear_splits(
+    encoder: Encoder, splits: dict[str, Clips], tasks: list[str], settings: Evaluate, device: torch.device
+) -> dict[str, dict[str, Split]]:
+    """Task -> part -> its clips with their standardised features; a clip of several tasks is heard once."""
+    standardise = standardiser(encoder, splits["train"], settings.forward_seconds, device)
+    heard: dict[str, dict[str, Split]] = {task: {} for task in tasks}
+    for part in PARTS:
+        clips = splits[part]
+        most = settings.train_clips if part == "train" else settings.score_clips
+        used = {task: draw(TASKS[task].select(clips), most) for task in tasks}
+        for task, rows in used.items():
+            _demand(len(rows) > 0, f"{task}: none of the {len(clips)} clips of the {part} split is for it")
+        union = np.unique(np.concatenate(list(used.values())))
+        cache = FrameCache.extract(
+            encoder, clips.select(union.tolist()), standardise, settings.forward_seconds, device
+        )
+        for task, rows in used.items():
+            heard[task][part] = Split(clips.select(rows.tolist()), cache, np.searchsorted(union, rows))
+    return heard
+
+
+def evaluate_task(name: str, parts: dict[str, Split], settings: Evaluate, device: torch.device) -> dict:
+    """One cell: the learning rate chosen on validation with the first seed, then every seed on test."""
+    task = TASKS[name].prepare(parts["train"].clips)
+    budget = settings.budget(name)
+    first, *others = settings.seeds
+    probes, validation = {}, {}
+    for rate in settings.learning_rates:
+        probes[rate] = train(task, parts["train"], budget, rate, first, device)
+        validation[rate] = score(task, probes[rate], parts["validation"], budget.batch, device)[task.metric]
+    choose = min if task.lower_is_better else max
+    best = choose(validation, key=lambda rate: validation[rate])
+    chosen = [probes[best], *(train(task, parts["train"], budget, best, seed, device) for seed in others)]
+    tests = [score(task, probe, parts["test"], budget.batch, device) for probe in chosen]
+    values = [test[task.metric] for test in tests]
+    extra = {key for test in tests for key in test} - {task.metric}
+    return {
+        "metric": task.metric,
+        "lower_is_better": task.lower_is_better,
+        "value": mean(values),
+        "seeds": values,
+        "learning_rate": best,
+        "validation": {f"{rate:g}": value for rate, value in validation.items()},
+    } | {key: mean(test[key] for test in tests if key in test) for key in sorted(extra)}
+
+
+@torch.no_grad()
+def cost(encoder: Encoder, audio_N: np.ndarray, device: torch.device) -> dict:
+    """Parameters; multiply-adds in a second of audio; seconds of work per second of audio, for one clip.
+
+    Matrix products and convolutions are counted, as the literature does; a Fourier transform is not.
+    """
+    encoder.eval()
+    audio_BN, lengths_B = (tensor.to(device) for tensor in pad([audio_N]))
+    seconds = len(audio_N) / SAMPLE_RATE
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        encoder(audio_BN, lengths_B)
+    times = []
+    for _ in range(5):
+        started = perf_counter()
+        encoder(audio_BN, lengths_B).hidden.cpu()  # waits for an accelerator
+        times.append(perf_counter() - started)
+    return {
+        "parameters": parameters(encoder),
+        "macs": counter.get_total_flops() / 2 / seconds,
+        "real_time_factor": median(times) / seconds,
+    }
+
+
+def gather(names: list[str], settings: Evaluate, folder: Path) -> dict:
+    """All cells of the folder as one result; ValueError when one is missing."""
+    rows = {}
+    for name in names:
+        cells = {task: _read(folder / f"{name}.{task}.json", settings) for task in settings.tasks}
+        missing = [task for task, cell in cells.items() if cell is None]
+        _demand(not missing, f"{folder}: {name} has no result for {', '.join(missing)} with these settings")
+        rows[name] = (_read(folder / f"{name}.json", settings) or {}) | {"tasks": cells}
+    if {"teacher", "student", "untrained"} <= rows.keys():
+        rows["student"]["retention"] = retention(rows)
+    return {"rows": rows}
+
+
+def retention(rows: dict) -> dict[str, float | None]:
+    """What the student keeps: the untrained one is 0, the teacher 1 and the most; and the mean over tasks.
+
+    None where the teacher is no better than the untrained student.
+    """
+    kept: dict[str, float | None] = {}
+    for task, cell in rows["teacher"]["tasks"].items():
+        student, untrained = (rows[name]["tasks"][task]["value"] for name in ("student", "untrained"))
+        sign = -1 if cell["lower_is_better"] else 1
+        whole = sign * (cell["value"] - untrained)
+        kept[task] = min(1.0, sign * (student - untrained) / whole) if whole > 0 else None
+    known = [value for value in kept.values() if value is not None]
+    return kept | {"mean": mean(known) if known else None}
+
+
+def table(result: dict) -> str:
+    """The result as plain text, for a terminal."""
+    cells = next(iter(result["rows"].values()))["tasks"]
+    ways = {True: "-", False: "+"}
+    heads = [f"{task} {cell['metric']}{ways[cell['lower_is_better']]}" for task, cell in cells.items()]
+    lines = [["", *heads, "retention", "parameters", "MACs/s", "RTF"]]
+    for name, row in result["rows"].items():
+        kept = row.get("retention", {}).get("mean")
+        scores = [f"{cell['value']:.1f} ({_spread(cell['seeds']):.1f})" for cell in row["tasks"].values()]
+        costs = [f"{row['parameters'] / 1e6:.2f} M", f"{row['macs'] / 1e6:.0f} M"]
+        share = "" if kept is None else f"{kept:.2f}"
+        lines.append([name, *scores, share, *costs, f"{row['real_time_factor']:.4f}"])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    padded = [
+        "  ".join(
+            [
+                line[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
+            ]
+        )
+        for line in lines
+    ]
+    note = (
+        "Test split, in percent: mean over seeds (half their range); - lower is better, + higher is better."
+    )
+    return "\n".join([*padded, note])
+
+
+def _spread(values: list[float]) -> float:
+    return (max(values) - min(values)) / 2
+
+
+def _read(path: Path, settings: Evaluate) -> dict | None:
+    """What a file holds; None when there is no such file or it was made with other settings."""
+    if not path.exists():
+        return None
+    stored = json.loads(path.read_text())
+    return stored["result"] if stored["settings"] == asdict(settings) else None
+
+
+def _write(path: Path, settings: Evaluate, result: dict) -> None:
+    """The file appears whole or not at all."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    unfinished.write_text(json.dumps({"settings": asdict(settings), "result": result}, indent=1))
+    os.replace(unfinished, path)

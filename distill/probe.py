@@ -1,0 +1,125 @@
+"""A probe: an interface and a head, trained on the frozen features of one encoder for one task."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import cos, pi
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distill.data.clips import Clips
+from distill.frames import FrameCache
+from distill.interface import INTERFACES
+from distill.tasks import Task
+
+POOL = 8  # batches that are shuffled together, then sorted by length: little padding, still random
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every probe of a task may spend, whatever encoder it listens to."""
+
+    interface: str
+    steps: int  # optimizer steps
+    batch: int  # clips
+    warmup: float  # share of the steps; after it the rate falls to 0 by a cosine
+    weight_decay: float
+    clip: float  # largest norm of the gradient
+
+
+@dataclass(frozen=True)
+class Split:
+    """The clips of one split that a task uses, and where their features lie in the cache."""
+
+    clips: Clips
+    cache: FrameCache
+    rows: np.ndarray  # (clips,) rows of the cache
+
+
+class Probe(nn.Module):
+    """Layers -> one vector per frame -> what the task's loss and score want."""
+
+    def __init__(self, task: Task, interface: str, layers: int, width: int):
+        super().__init__()
+        self.interface = INTERFACES[interface](layers, width)
+        self.head = task.head(self.interface.width)
+
+    def forward(self, hidden_BLTD: Tensor, lengths_B: Tensor):
+        return self.head(self.interface(hidden_BLTD), lengths_B)
+
+
+def train(
+    task: Task, split: Split, budget: Budget, rate: float, seed: int, device: torch.device
+) -> Probe | None:
+    """A probe trained with this highest learning rate; None when it diverged. Equal seeds, equal probes."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        probe = Probe(task, budget.interface, *split.cache.hidden_FLD.shape[1:]).to(device)
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=rate, weight_decay=budget.weight_decay, fused=True)
+    targets = task.targets(split.clips)
+    crop = None if task.crop_seconds is None else round(task.crop_seconds * split.cache.rate)
+    lengths = split.cache.lengths[split.rows].numpy()
+    for step, chosen in enumerate(batches(lengths, budget.batch, budget.steps, generator)):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * schedule(step, budget)
+        hidden_BLTD, lengths_B = split.cache.batch(split.rows[chosen], crop, generator)
+        outputs = probe(hidden_BLTD.to(device), lengths_B.to(device))
+        total, count = task.loss(
+            outputs, lengths_B.to(device), [targets[i] for i in chosen], step / budget.steps
+        )
+        if not bool(total.isfinite()):
+            return None
+        optimizer.zero_grad()
+        (total / count).backward()
+        nn.utils.clip_grad_norm_(probe.parameters(), budget.clip)
+        optimizer.step()
+    return probe if all(bool(weight.isfinite().all()) for weight in probe.parameters()) else None
+
+
+@torch.no_grad()
+def score(
+    task: Task, probe: Probe | None, split: Split, batch: int, device: torch.device
+) -> dict[str, float]:
+    """The task's metrics on a whole split, in percent; the worst value for a probe that diverged."""
+    if probe is None:
+        return {task.metric: task.worst}
+    probe.eval()
+    order = np.argsort(split.cache.lengths[split.rows].numpy(), kind="stable")
+    predictions = [None] * len(order)
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        hidden_BLTD, lengths_B = split.cache.batch(split.rows[chosen], None, None)
+        lengths_B = lengths_B.to(device)
+        outputs = probe(hidden_BLTD.to(device), lengths_B)
+        for i, prediction in zip(chosen, task.predictions(outputs, lengths_B), strict=True):
+            predictions[i] = prediction
+    return task.score(predictions, split.clips)
+
+
+def batches(lengths: np.ndarray, size: int, steps: int, generator: torch.Generator) -> Iterator[np.ndarray]:
+    """So many batches of clips of similar length; every clip comes once before any comes again."""
+    waiting: list[np.ndarray] = []
+    for _ in range(steps):
+        if not waiting:
+            waiting = _shuffled(lengths, size, generator)
+        yield waiting.pop()
+
+
+def _shuffled(lengths: np.ndarray, size: int, generator: torch.Generator) -> list[np.ndarray]:
+    order = torch.randperm(len(lengths), generator=generator).numpy()
+    found = []
+    for start in range(0, len(order), POOL * size):
+        pool = order[start : start + POOL * size]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        found += [pool[i : i + size] for i in range(0, len(pool), size)]
+    return [found[i] for i in torch.randperm(len(found), generator=generator)]
+
+
+def schedule(step: int, budget: Budget) -> float:
+    """Share of the highest learning rate: linear up, then half a cosine down to 0."""
+    rising = budget.warmup * budget.steps
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    return 0.5 * (1 + cos(pi * (step - rising) / (budget.steps - rising)))

@@ -1,0 +1,409 @@
+"""One run as frozen plain data: the schema, where its values come from, and what can be wrong with them."""
+
+import difflib
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from textwrap import fill
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ValidationError
+
+from distill.data.embedded import EmbeddedCorpus
+from distill.evaluation import Evaluate
+from distill.fusion import COMBINE
+from distill.interface import INTERFACES
+from distill.losses import LOSSES
+from distill.targets import TARGETS
+from distill.tasks import TASKS
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+STAGES = ("fit", "distill", "evaluate")
+CORPORA = ("embedded",)
+KINDS = {int: "an int", float: "a number", str: "a text", bool: "true or false"}
+LABELS = frozenset({"recipe", "scale", "name", "runs", "stages"})
+RHYTHM = frozenset({"fit.save_every", "fit.log_every", "distill.save_every", "distill.log_every"})
+HARMLESS = LABELS | RHYTHM  # a difference in these keys changes no result
+
+
+class RecipeError(ValueError):
+    """What a user can get wrong in a recipe, in a few lines."""
+
+
+def within(default: Any, least=-math.inf, above=-math.inf, below=math.inf, menu: Collection[str] = ()) -> Any:
+    """A field, a list for a tuple, whose every value lies in these bounds or on this menu."""
+    limits = {"least": least, "above": above, "below": below, "menu": menu, "empty": default == ()}
+    if isinstance(default, tuple):
+        return field(default_factory=lambda: list(default), metadata=limits)
+    return field(default=default, metadata=limits)
+
+
+@dataclass(frozen=True)
+class Data:
+    corpus: str = within("embedded", menu=CORPORA)
+    embedded: EmbeddedCorpus = field(default_factory=EmbeddedCorpus)
+
+    def __post_init__(self):
+        check("data.", self)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    upstreams: list[str] = field(default_factory=list)  # families; empty: those in the recipe's name
+    checkpoints: dict[str, str] = field(default_factory=dict)  # family -> published name or folder
+    combine: str = within("sum", menu=COMBINE)
+    width: int = within(0, least=0)  # features of a fused frame; 0: as the widest upstream
+    interface: str = within("hconv", menu=INTERFACES)
+    calibration_seconds: float = within(600.0, above=0)  # audio that the layers' scales are measured on
+
+    def __post_init__(self):
+        check("teacher.", self)
+
+
+@dataclass(frozen=True)
+class Student:
+    architecture: str = "hubert"
+    layers: int = within(4, least=1)  # transformer layers; the stack has one more, the embedding output
+    width: int = within(112, least=1)
+    heads: int = within(4, least=1)
+    feedforward: int = within(448, least=1)
+    conv_channels: int = within(64, least=1)
+    conv_kernel: list[int] = within((20, 6, 3, 2, 2), least=1)
+    conv_stride: list[int] = within((10, 4, 2, 2, 2), least=1)  # product: samples per frame
+    positions: int = within(32, least=1)  # frames the positional convolution spans
+    position_groups: int = within(16, least=1)
+    dropout: float = within(0.0, least=0, below=1)
+    initialise: str = ""  # the upstream to copy layers from; empty: random
+    initial_layers: list[int] = within((), least=0)  # one for each of ours; empty: evenly spaced
+
+    def __post_init__(self):
+        check("student.", self)
+        as_many("student.conv_stride", self.conv_stride, "student.conv_kernel has", len(self.conv_kernel))
+        if self.initial_layers:
+            as_many("student.initial_layers", self.initial_layers, "student.layers is", self.layers)
+        for key, parts in (("heads", self.heads), ("position_groups", self.position_groups)):
+            if self.width % parts:
+                raise RecipeError(f"student.width={self.width} must be a multiple of student.{key}={parts}")
+
+
+@dataclass(frozen=True)
+class Fit:
+    tasks: list[str] = within(tuple(TASKS), menu=TASKS)
+    steps: int = within(400, least=0)  # optimizer steps
+    batch_seconds: float = within(120.0, above=0)  # audio per optimizer step, over all processes
+    learning_rate: float = within(1e-3, above=0)  # the highest
+    warmup: float = within(0.1, least=0, below=1)  # share of the steps
+    weight_decay: float = within(0.01, least=0)
+    clip: float = within(1.0, least=0)  # largest norm of the gradient; 0: none
+    save_every: int = within(100, least=1)  # optimizer steps
+    log_every: int = within(10, least=1)  # optimizer steps
+
+    def __post_init__(self):
+        check("fit.", self)
+
+
+@dataclass(frozen=True)
+class Distill:
+    steps: int = within(1000, least=0)  # optimizer steps
+    batch_seconds: float = within(120.0, above=0)  # audio per optimizer step, over all processes and passes
+    forward_seconds: float = within(120.0, above=0)  # most audio in one pass of one process
+    learning_rate: float = within(1e-3, above=0)  # the highest
+    warmup: float = within(0.1, least=0, below=1)  # share of the steps
+    weight_decay: float = within(0.01, least=0)
+    clip: float = within(1.0, least=0)  # largest norm of the gradient; 0: none
+    targets: str = within("memory", menu=TARGETS)  # the teacher listens in every step, or to each clip once
+    loss: str = within("l1_cosine", menu=LOSSES)
+    layers: int = within(4, least=1)  # K evenly spaced pairs of a student layer and a fused layer
+    layer_weights: list[float] = within((), least=0)  # one for each pair; empty: equal
+    interface_weight: float = within(0.0, least=0)  # of the interface's output as a target too; 0: none
+    save_every: int = within(100, least=1)  # optimizer steps
+    log_every: int = within(10, least=1)  # optimizer steps
+
+    def __post_init__(self):
+        check("distill.", self)
+        if self.layer_weights:
+            as_many("distill.layer_weights", self.layer_weights, "distill.layers is", self.layers)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    recipe: str  # its name, or that of its file
+    scale: str = "mini"
+    name: str = ""  # of the run's folder; empty: <recipe>-<scale>
+    runs: str = "runs"  # the folder of the run folders
+    seed: int = within(0, least=0)
+    stages: list[str] = within(STAGES, menu=STAGES)
+    data: Data = field(default_factory=Data)
+    teacher: Teacher = field(default_factory=Teacher)
+    student: Student = field(default_factory=Student)
+    fit: Fit = field(default_factory=Fit)
+    distill: Distill = field(default_factory=Distill)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+
+    def __post_init__(self):
+        check("", self)
+        if Path(self.name).name != self.name or self.name == "..":
+            raise RecipeError(
+                f"name={self.name} must be the name of one folder; where it lies is runs=<folder>"
+            )
+        if self.distill.layers > self.student.layers:
+            pairs, layers = self.distill.layers, self.student.layers
+            raise RecipeError(
+                f"distill.layers={pairs} pairs need as many student layers, student.layers={layers}"
+            )
+
+
+def load(argv: Sequence[str], families: Collection[str], folder: Path = RECIPES) -> Recipe:
+    """The recipe of a command line: its `key=value` over the recipe's file, the scale's file, the defaults.
+
+    `families` are the upstreams there are. Raises RecipeError.
+    """
+    given = arguments(argv)
+    name, science = find(given.pop("recipe", ""), families, folder)
+    scale = given.get("scale", science.get("scale", "mini"))
+    if science.get("scale", scale) != scale:
+        written = science["scale"]
+        raise RecipeError(
+            f"the recipe file is for scale={written}, scale={scale} cannot change it; leave scale= out"
+        )
+    scales = menu(folder / "scales")
+    listed("scale", scale, scales)
+    tree = OmegaConf.structured(Recipe)
+    for values in ({"recipe": name}, read(scales[scale]), science, given):
+        for key, value in values.items():
+            assign(tree, key, value)
+    asked = [
+        key.removeprefix("teacher.checkpoints.") for key in given if key.startswith("teacher.checkpoints.")
+    ]
+    return complete(OmegaConf.to_object(tree), families, asked)
+
+
+def save(recipe: Recipe, path: Path) -> None:
+    """Write a recipe that `recipe=<path>` runs again; the file appears whole or not at all."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(text(recipe))
+    unfinished.replace(path)
+
+
+def read_saved(path: Path) -> Recipe:
+    """The whole recipe that `save` wrote. Raises RecipeError where it is another version's."""
+    tree = OmegaConf.structured(Recipe)
+    for key, value in read(path).items():
+        assign(tree, key, value)
+    return OmegaConf.to_object(tree)  # pyright: ignore[reportReturnType]
+
+
+def text(recipe: Recipe) -> str:
+    """The whole recipe as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.structured(recipe))
+
+
+def changed(old: Recipe, new: Recipe) -> list[str]:
+    """The dotted keys in which two recipes differ, but for those that change no result."""
+    before, after = flat(asdict(old)), flat(asdict(new))
+    keys = sorted(before.keys() | after.keys())
+    return [key for key in keys if key not in HARMLESS and before.get(key) != after.get(key)]
+
+
+def usage(families: Collection[str], folder: Path = RECIPES) -> str:
+    """How to call the command: its recipes, scales, stages, families and keys."""
+    sections = {name: kind for name, kind in get_type_hints(Recipe).items() if is_dataclass(kind)}
+    keys = [
+        fill(f"  {name + '.':<18}{' '.join(get_type_hints(kind))}", 100, subsequent_indent=" " * 20)
+        for name, kind in sections.items()
+    ]
+    lines = [
+        "usage: accelerate launch distill.py recipe=<recipe> [key=value ...] [--show]",
+        "recipe=",
+        *(f"  {name:<18}{summary(path)}" for name, path in menu(folder).items()),
+        f"  or a+b of {', '.join(sorted(families))}; or path/to/recipe.yaml",
+        "scale=",
+        *(f"  {name:<18}{summary(path)}" for name, path in menu(folder / "scales").items()),
+        f"stages=[{','.join(STAGES)}]   name=<run folder>   runs=<where run folders lie>   seed=0",
+        *keys,
+        "--show prints the whole recipe and stops",
+    ]
+    return "\n".join(lines)
+
+
+def summary(path: Path) -> str:
+    """The first comment line of a recipe or scale."""
+    return path.read_text().partition("\n")[0].removeprefix("#").strip()
+
+
+def menu(folder: Path) -> dict[str, Path]:
+    """The recipes, or scales, of a folder by name."""
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def arguments(argv: Sequence[str]) -> dict[str, Any]:
+    """`key=value` words -> values by dotted key."""
+    given = {}
+    for word in argv:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise RecipeError(
+                f"cannot read {word!r}: every argument is key=value, such as recipe=wavlm+whisper"
+            )
+        try:
+            given |= flat({key: value if kind(key) is str else yaml.safe_load(value)})
+        except yaml.YAMLError:
+            raise RecipeError(f"cannot read the value of {word!r}; a list is written {key}=[a,b]") from None
+    return given
+
+
+def find(name: str, families: Collection[str], folder: Path) -> tuple[str, dict[str, Any]]:
+    """A recipe's own name and what its file says, by dotted key; nothing for plain families."""
+    ready = menu(folder)
+    if not name:
+        raise RecipeError(f"say which recipe: recipe=wavlm+whisper\nrecipes: {', '.join(ready)}")
+    if name.endswith((".yaml", ".yml")):
+        values = read(Path(name))
+        return values.get("recipe", Path(name).stem), values
+    parts = sorted(name.split("+"))  # fusion does not mind the order of its upstreams
+    for candidate in (name, "+".join(parts)):
+        if candidate in ready:
+            return candidate, read(ready[candidate])
+    for part in parts:
+        if part not in families:
+            whole = nearest(name, ready) or nearest(part, families)
+            raise RecipeError(
+                f"unknown recipe {name!r}: {part!r} is no family of upstreams{whole}\n"
+                f"recipes: {', '.join(ready)}\n"
+                f"or a+b of {', '.join(sorted(families))}; or a path that ends in .yaml"
+            )
+    return "+".join(parts), {}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The values in a YAML file by dotted key, each a key of the schema."""
+    try:
+        tree = OmegaConf.load(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"cannot read {path}: {error}") from None
+    if not isinstance(tree, DictConfig):
+        raise RecipeError(f"{path} must hold key: value lines")
+    values = flat(OmegaConf.to_container(tree, resolve=False))
+    try:
+        for key in values:
+            kind(key)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from None
+    return values
+
+
+def flat(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings -> values by dotted key."""
+    values = {}
+    for key, value in tree.items():
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return values
+
+
+def kind(key: str) -> Any:
+    """The type of a dotted key; RecipeError where the schema has none."""
+    level, path = Recipe, ""
+    for part in key.split("."):
+        if level is str or not (is_dataclass(level) or get_origin(level) is dict):
+            raise RecipeError(f"unknown key {key!r}: {path[:-1]} is one value, {path[:-1]}=...")
+        names = get_type_hints(level) if is_dataclass(level) else {part: get_args(level)[1]}
+        if part not in names:
+            where = f"under {path[:-1]}" if path else "keys"
+            raise RecipeError(f"unknown key {key!r}{elsewhere(part, names)}\n{where}: {', '.join(names)}")
+        level, path = names[part], f"{path}{part}."
+    return level
+
+
+def elsewhere(part: str, names: Mapping[str, Any]) -> str:
+    """A question that names the sections with this key, or else the nearest key."""
+    homes = [
+        f"{name}.{part}"
+        for name, kind in names.items()
+        if is_dataclass(kind) and part in get_type_hints(kind)
+    ]
+    return f"; did you mean {' or '.join(homes)}?" if homes else nearest(part, names)
+
+
+def assign(tree: DictConfig, key: str, value: Any) -> None:
+    """Set a dotted key, its type checked."""
+    want = kind(key)
+    if is_dataclass(want):
+        raise RecipeError(f"{key} is a section: {key}.{next(iter(get_type_hints(want)))}=...")
+    if "${" in str(value):
+        raise RecipeError(f"{key}: write the value itself, {value!r} is not looked up")
+    section = OmegaConf.select(tree, key.rpartition(".")[0]) if "." in key else tree
+    OmegaConf.set_readonly(section, False)  # a frozen dataclass gives a section that is read-only
+    try:
+        OmegaConf.update(tree, key, value)
+    except ValidationError:
+        raise RecipeError(f"{key} wants {described(want)}, got {value!r}") from None
+
+
+def described(kind: Any) -> str:
+    """A type in words."""
+    if kind in KINDS:
+        return KINDS[kind]
+    if get_origin(kind) is dict:
+        return "one value for each name"
+    return f"a list, each {KINDS[get_args(kind)[0]]}, such as [...]"
+
+
+def complete(recipe: Recipe, families: Collection[str], asked: Sequence[str]) -> Recipe:
+    """Derive what was left empty, and hold the upstreams to the families there are."""
+    upstreams = recipe.teacher.upstreams or recipe.recipe.split("+")
+    for family in upstreams:
+        listed("teacher.upstreams", family, families)
+    if len(set(upstreams)) < len(upstreams):
+        raise RecipeError(f"teacher.upstreams={upstreams} names an upstream twice; once is enough")
+    for family in asked:
+        listed("teacher.checkpoints", family, upstreams)
+    if recipe.student.initialise:
+        listed("student.initialise", recipe.student.initialise, upstreams)
+    missing = [family for family in upstreams if family not in recipe.teacher.checkpoints]
+    if missing:
+        key = f"teacher.checkpoints.{missing[0]}"
+        raise RecipeError(
+            f"scale={recipe.scale} has no checkpoint for {missing[0]}; give {key}=<name or folder>"
+        )
+    checkpoints = {family: recipe.teacher.checkpoints[family] for family in upstreams}
+    teacher = replace(recipe.teacher, upstreams=list(upstreams), checkpoints=checkpoints)
+    return replace(recipe, teacher=teacher, name=recipe.name or f"{recipe.recipe}-{recipe.scale}")
+
+
+def check(section: str, config: Any) -> None:
+    """Every field of a dataclass within the limits written at it."""
+    values = asdict(config)
+    for limited in (one for one in fields(config) if one.metadata):
+        value, limits, key = values[limited.name], limited.metadata, f"{section}{limited.name}"
+        if value == [] and not limits["empty"]:
+            raise RecipeError(f"{key} is empty; name one or more")
+        for one in value if isinstance(value, list) else [value]:
+            if limits["menu"]:
+                listed(key, one, limits["menu"])
+            elif not (limits["least"] <= one < limits["below"] and limits["above"] < one < math.inf):
+                bounds = {"at least": limits["least"], "above": limits["above"], "below": limits["below"]}
+                words = [f"{word} {bound}" for word, bound in bounds.items() if math.isfinite(bound)]
+                raise RecipeError(f"{key} must be {' and '.join(words)}, got {one:g}")
+
+
+def listed(key: str, value: str, names: Collection[str]) -> None:
+    """RecipeError unless a name is on its menu."""
+    if value not in names:
+        raise RecipeError(
+            f"{key}: there is no {value!r}{nearest(value, names)}\nthere are: {', '.join(names)}"
+        )
+
+
+def as_many(key: str, values: Sequence[Any], other: str, count: int) -> None:
+    """RecipeError unless a list is as long as another thing says."""
+    if len(values) != count:
+        raise RecipeError(f"{key} has {len(values)} values and {other} {count}; give {count} values")
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+    """A question after the name most like this one; nothing where none is."""
+    close = difflib.get_close_matches(name, list(names), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,94 @@
+"""A run's folder: its recipe, its environment, and which stages are finished."""
+
+import platform
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from distill.files import write_json
+from distill.recipe import Recipe, RecipeError, changed, read_saved, save
+
+PACKAGES = (
+    "fusedistill",
+    "torch",
+    "transformers",
+    "accelerate",
+    "deepspeed",
+    "datasets",
+    "evaluate",
+    "numpy",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """`runs/<name>/`; what a stage made is there whole or not at all, and is not made again."""
+
+    recipe: Recipe
+    folder: Path
+
+    @property
+    def teacher(self) -> Path:
+        return self.folder / "teacher"
+
+    @property
+    def student(self) -> Path:
+        return self.folder / "student"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.folder / "evaluation.json"
+
+    def finished(self, stage: str) -> bool:
+        """Whether what the stage makes is there."""
+        return {"fit": self.teacher, "distill": self.student, "evaluate": self.evaluation}[stage].exists()
+
+    def demand(self, *stages: str) -> None:
+        """RecipeError that says how to get what is missing."""
+        for stage in stages:
+            if not self.finished(stage):
+                raise RecipeError(
+                    f"{self.folder} has no finished stage {stage}, which comes before; add it: "
+                    f"stages=[{stage},{','.join(self.recipe.stages)}]"
+                )
+
+
+def open_run(recipe: Recipe) -> Run:
+    """The run's folder, new or found again; call it in the main process alone.
+
+    Raises RecipeError when the folder holds a run of another recipe, OSError as the disk does.
+    """
+    folder = Path(recipe.runs) / recipe.name
+    folder.mkdir(parents=True, exist_ok=True)
+    known = folder / "recipe.yaml"
+    if known.exists():
+        different = changed(read_saved(known), recipe)
+        if different:
+            raise RecipeError(
+                f"{folder} holds a run of another recipe; they differ in {', '.join(different)}\n"
+                f"give this one a name of its own (name=...), or go on with that one: recipe={known}"
+            )
+    else:
+        write_json(folder / "environment.json", environment())
+        save(recipe, known)
+    return Run(recipe, folder)
+
+
+def environment() -> dict:
+    """What this run depends on besides its recipe."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

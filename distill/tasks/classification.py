@@ -1,0 +1,78 @@
+"""Classification of clips by one label: speaking style (er), language (lid)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.data.clips import Clips
+from distill.features import frame_mask
+from distill.metrics import compute
+from distill.tasks.task import Task, draw
+
+HIDDEN = 256
+
+
+@dataclass(frozen=True)
+class Classification(Task):
+    """SUPERB's utterance classifier on balanced classes, so that chance is one over their number."""
+
+    name: str
+    column: str
+    vocabulary: tuple[str, ...] = ()
+    metric = "accuracy"
+    lower_is_better = False
+    crop_seconds = 1.0
+
+    def select(self, clips: Clips) -> np.ndarray:
+        """Labelled clips; of no class more than the median class has."""
+        labels = np.asarray(clips.column(self.column))
+        classes, counts = np.unique(labels[labels != ""], return_counts=True)
+        if not len(classes):
+            raise ValueError(f"{self.name}: no clip of the split has a label in the column {self.column!r}")
+        most = int(np.median(counts))
+        return np.sort(np.concatenate([draw(np.flatnonzero(labels == name), most) for name in classes]))
+
+    def prepare(self, train: Clips) -> "Classification":
+        classes = tuple(sorted(set(train.column(self.column))))
+        if len(classes) < 2:
+            raise ValueError(
+                f"{self.name}: {self.column!r} has {len(classes)} class in training, 2 are needed"
+            )
+        return replace(self, vocabulary=classes)
+
+    def targets(self, train: Clips) -> list[Tensor]:
+        number = {name: torch.tensor(i) for i, name in enumerate(self.vocabulary)}
+        return [number[label] for label in train.column(self.column)]
+
+    def head(self, width: int) -> nn.Module:
+        return Classifier(width, len(self.vocabulary))
+
+    def loss(
+        self, outputs: Tensor, lengths_B: Tensor, targets: Sequence[Tensor], progress: float
+    ) -> tuple[Tensor, int]:
+        wanted_B = torch.stack(list(targets)).to(outputs.device)
+        return F.cross_entropy(outputs.float(), wanted_B, reduction="sum"), len(targets)
+
+    def predictions(self, outputs: Tensor, lengths_B: Tensor) -> list[str]:
+        return [self.vocabulary[i] for i in outputs.argmax(-1).tolist()]
+
+    def score(self, predictions: Sequence[str], clips: Clips) -> dict[str, float]:
+        return {"accuracy": compute("accuracy", predictions, clips.column(self.column))}
+
+
+class Classifier(nn.Module):
+    """Linear and ReLU at every frame, the mean over valid frames, Linear to classes."""
+
+    def __init__(self, width: int, classes: int):
+        super().__init__()
+        self.enter = nn.Linear(width, HIDDEN)
+        self.leave = nn.Linear(HIDDEN, classes)
+
+    def forward(self, frames_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        mask_BT1 = frame_mask(lengths_B, frames_BTD.shape[1])[..., None]
+        hidden_BTH = self.enter(frames_BTD).relu() * mask_BT1
+        return self.leave(hidden_BTH.sum(1) / lengths_B[:, None])

@@ -1,0 +1,65 @@
+"""What a downstream task tells about itself: which clips it uses, their labels, its head, loss and score."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from torch import Tensor, nn
+
+from distill.data.clips import Clips
+
+
+class Task(ABC):
+    """One downstream task. It is plain data; what it learns is in its head.
+
+    `prepare` gives the task with its vocabulary; everything below it needs the prepared task.
+    """
+
+    name: str
+    metric: str  # of distill.metrics; its value is in percent
+    lower_is_better: bool
+    crop_seconds: float | None  # a clip is cropped to this in training; None: the label needs all of it
+    vocabulary: tuple[str, ...]  # characters, speakers or classes, of the training clips alone
+
+    @property
+    def worst(self) -> float:
+        """The value of a training that diverged."""
+        return 100.0 if self.lower_is_better else 0.0
+
+    @abstractmethod
+    def select(self, clips: Clips) -> np.ndarray:
+        """Rows of a split that this task uses: int64, ascending."""
+
+    @abstractmethod
+    def prepare(self, train: Clips) -> Self:
+        """The same task, knowing the labels of its training clips: those that `select` chose."""
+
+    @abstractmethod
+    def targets(self, train: Clips) -> list[Tensor]:
+        """What the loss wants of each training clip: int64, (characters,) or ()."""
+
+    @abstractmethod
+    def head(self, width: int) -> nn.Module:
+        """A module (frames_BTD, lengths_B) -> outputs, in which padding means nothing."""
+
+    @abstractmethod
+    def loss(
+        self, outputs: Any, lengths_B: Tensor, targets: Sequence[Tensor], progress: float
+    ) -> tuple[Tensor, int]:
+        """Sum over labels, and their number; `progress` is the share of the training done, in [0, 1)."""
+
+    @abstractmethod
+    def predictions(self, outputs: Any, lengths_B: Tensor) -> list:
+        """One prediction for each clip: a text, a class or an embedding."""
+
+    @abstractmethod
+    def score(self, predictions: Sequence, clips: Clips) -> dict[str, float]:
+        """Metrics in percent of predictions for all clips, `self.metric` among them."""
+
+
+def draw(indices: np.ndarray, count: int) -> np.ndarray:
+    """At most so many of the rows, always the same ones, in ascending order."""
+    if len(indices) <= count:
+        return indices
+    return np.sort(np.random.default_rng(0).permutation(indices)[:count])

@@ -1,0 +1,135 @@
+"""Waveform: the Encoder around a stock transformers model that hears raw audio (WavLM, HuBERT, ...)."""
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import HubertModel, PretrainedConfig, WavLMModel
+
+from distill.features import SAMPLE_RATE, Encoder, Features, Grid, demand_frames, frame_mask, zero_padding
+
+StockModel = HubertModel | WavLMModel  # Waveform needs of others: their attributes and their forward
+
+
+def front_end_grid(kernels: Sequence[int], strides: Sequence[int]) -> Grid:
+    """Where stacked convolutions without padding put their frames: each in the middle of what it sees."""
+    field, hop = 1, 1  # samples
+    for kernel, stride in zip(kernels, strides, strict=True):
+        field += (kernel - 1) * hop
+        hop *= stride
+    return Grid(SAMPLE_RATE / hop, field / 2 / SAMPLE_RATE)
+
+
+def front_end_frames(samples_B: Tensor, kernels: Sequence[int], strides: Sequence[int]) -> Tensor:
+    """Frames stacked convolutions without padding give for so many samples: (B,) -> (B,)."""
+    frames_B = samples_B
+    for kernel, stride in zip(kernels, strides, strict=True):
+        frames_B = ((frames_B - kernel).div(stride, rounding_mode="floor") + 1).clamp(min=0)
+    return frames_B
+
+
+def standardise_clips(audio_BN: Tensor, lengths_B: Tensor) -> Tensor:
+    """Each clip at zero mean and unit variance over its own samples, as Wav2Vec2FeatureExtractor makes it."""
+    mask_BN = frame_mask(lengths_B, audio_BN.shape[1])
+    count_B1 = lengths_B[:, None]
+    mean_B1 = audio_BN.masked_fill(~mask_BN, 0.0).sum(1, keepdim=True) / count_B1
+    centred_BN = (audio_BN - mean_B1).masked_fill(~mask_BN, 0.0)
+    variance_B1 = centred_BN.square().sum(1, keepdim=True) / count_B1
+    return centred_BN / (variance_B1 + 1e-7).sqrt()
+
+
+class ClipNorm(nn.Module):
+    """The front end's group norm, its statistics taken over each clip's own frames.
+
+    Holds the weight and bias of the norm it stands in for under the same names: the model saves as stock.
+    """
+
+    def __init__(self, norm: nn.GroupNorm):
+        super().__init__()
+        self.groups, self.eps = norm.num_groups, norm.eps
+        self.weight, self.bias = norm.weight, norm.bias
+        self.frames: list[
+            int
+        ] = []  # of each clip, set before every pass: transformers hands its norms no lengths
+
+    def forward(self, hidden_BDT: Tensor) -> Tensor:
+        normed_BDT = torch.zeros_like(hidden_BDT)
+        for clip, frames in enumerate(self.frames):
+            own_1DT = hidden_BDT[clip : clip + 1, :, :frames]
+            normed_BDT[clip : clip + 1, :, :frames] = F.group_norm(
+                own_1DT, self.groups, self.weight, self.bias, self.eps
+            )
+        return normed_BDT
+
+
+class Waveform(Encoder):
+    """A stock model that hears raw audio; its stack is the embedding output and every transformer layer.
+
+    `normalize` is `do_normalize` of the checkpoint's feature extractor. Takes over `model`: the group norm
+    in its front end, where it has one, becomes a ClipNorm.
+    """
+
+    def __init__(self, model: StockModel, *, normalize: bool):
+        super().__init__()
+        demand_known(model.config)
+        self.model = model
+        self.normalize = normalize
+        self.grid = front_end_grid(model.config.conv_kernel, model.config.conv_stride)
+        self.layers = model.config.num_hidden_layers + 1
+        self.width = model.config.hidden_size
+        first = model.feature_extractor.conv_layers[0]
+        if isinstance(first.layer_norm, nn.GroupNorm):
+            first.layer_norm = ClipNorm(first.layer_norm)
+        self.train(model.training)
+
+    def frames(self, samples_B: Tensor) -> Tensor:
+        """Valid frames of clips of so many samples: (B,) -> (B,)."""
+        return front_end_frames(samples_B, self.model.config.conv_kernel, self.model.config.conv_stride)
+
+    def forward(self, audio_BN: Tensor, lengths_B: Tensor) -> Features:
+        """Features of the stock model for each clip alone; ValueError for a clip too short for one frame."""
+        if self.training:
+            demand_whole_stack(self.model.config)
+        frames_B = demand_frames(self, lengths_B)
+        self._tell_norm(lengths_B)
+        mask_BN = frame_mask(lengths_B, audio_BN.shape[1])
+        values_BN = (
+            standardise_clips(audio_BN, lengths_B) if self.normalize else audio_BN.masked_fill(~mask_BN, 0.0)
+        )
+        with warnings.catch_warnings():  # WavLM's attention joins a boolean mask with a float bias, rightly
+            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask")
+            output = self.model(
+                values_BN.to(self.model.dtype), attention_mask=mask_BN.long(), output_hidden_states=True
+            )
+        hidden_BLTD = torch.stack(output.hidden_states, dim=1)
+        return Features(zero_padding(hidden_BLTD, frames_B), frames_B, self.grid)
+
+    def _tell_norm(self, lengths_B: Tensor) -> None:
+        norm, config = self.model.feature_extractor.conv_layers[0].layer_norm, self.model.config
+        if isinstance(norm, ClipNorm):
+            frames_B = front_end_frames(lengths_B, config.conv_kernel[:1], config.conv_stride[:1])
+            norm.frames = frames_B.tolist()
+
+
+def demand_known(config: PretrainedConfig) -> None:
+    """ValueError for the variants of these models whose padding Waveform cannot keep from mattering."""
+    settings = config.to_dict()
+    for name in ("conv_pos_batch_norm", "add_adapter"):
+        if settings.get(name):
+            raise ValueError(
+                f"{config.model_type} with {name}=True is not supported: it mixes clips with their padding; "
+                f"use a checkpoint without it"
+            )
+
+
+def demand_whole_stack(config: PretrainedConfig) -> None:
+    """ValueError where training would drop layers or mask frames behind the caller's back."""
+    masks = config.apply_spec_augment and (config.mask_time_prob > 0 or config.mask_feature_prob > 0)
+    if config.layerdrop > 0 or masks:
+        raise ValueError(
+            f"Waveform trains with every layer and every frame, got layerdrop={config.layerdrop}, "
+            f"mask_time_prob={config.mask_time_prob}, mask_feature_prob={config.mask_feature_prob}; "
+            f"set layerdrop=0.0 and apply_spec_augment=False in the model's config"
+        )

@@ -1,0 +1,109 @@
+"""Opening a checkpoint, folder and Hub by the same code, or saying at once why it cannot be opened."""
+
+import os
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TypeVar, cast
+
+import torch
+from huggingface_hub import constants, get_session
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+from transformers.feature_extraction_utils import FeatureExtractionMixin
+
+PATIENCE = 5  # seconds to find out whether the Hub answers; its client would retry each file for 23
+UNUSED = {"masked_spec_embed"}  # weights that only masking in training needs
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+Extractor = TypeVar("Extractor", bound=FeatureExtractionMixin)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be found, read or used."""
+
+
+def open_checkpoint(
+    name: str, model_class: type[Model], extractor_class: type[Extractor]
+) -> tuple[Model, Extractor]:
+    """The model in float32 and its feature extractor; `name` is a folder or a repository on the Hub.
+
+    safetensors where there is one. Older checkpoints on the Hub (microsoft/wavlm-base-plus among them) are
+    only a .bin: those go through torch.load(weights_only=True), which reads tensors and runs no code. Never
+    remote code. Raises CheckpointError.
+    """
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # else a .bin makes transformers call a bot on the Hub
+    local = is_folder(name) or not hub_answers()
+    config_class = model_class.config_class
+    assert config_class is not None  # of a concrete class
+    try:
+        settings, _ = config_class.get_config_dict(name, local_files_only=local)
+        demand_type(name, settings, config_class.model_type)
+        extractor = extractor_class.from_pretrained(name, local_files_only=local)
+        opened = model_class.from_pretrained(
+            name,
+            dtype=torch.float32,
+            weights_only=True,
+            trust_remote_code=False,
+            local_files_only=local,
+            output_loading_info=True,
+        )
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, UnpicklingError) as error:
+        raise CheckpointError(explain(name, error, offline=local)) from error
+    model, report = cast(tuple[Model, dict], opened)
+    demand_weights(name, set(report["missing_keys"]) - UNUSED)
+    return model, extractor
+
+
+def is_folder(name: str) -> bool:
+    """Whether a name means a folder, there or not: the Hub's are `owner/name`."""
+    return Path(name).is_dir() or name.startswith((".", "~", "/")) or name.count("/") > 1
+
+
+def hub_answers() -> bool:
+    """Whether the Hub can be reached now; False too where HF_HUB_OFFLINE forbids to try."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=PATIENCE)
+    except Exception:  # the client's library and its exceptions depend on the version of huggingface_hub
+        return False
+    return True
+
+
+def demand_type(name: str, settings: dict, model_type: str) -> None:
+    """CheckpointError if a config.json is of another kind of model, OSError if it says nothing."""
+    if "model_type" not in settings:
+        raise OSError("there is no config.json in it, or none that names a model_type")
+    if settings.get("model_type") != model_type:
+        raise CheckpointError(
+            f"{name} holds a model of type {settings.get('model_type')!r}, wanted {model_type!r}; "
+            f"name a {model_type} checkpoint"
+        )
+
+
+def demand_weights(name: str, missing: set[str]) -> None:
+    """CheckpointError if weights are missing: transformers would make them up at random."""
+    if missing:
+        some = ", ".join(sorted(missing)[:3])
+        raise CheckpointError(
+            f"{name} lacks {len(missing)} of the model's weights ({some}, ...); download or save it again"
+        )
+
+
+def explain(name: str, error: Exception, *, offline: bool) -> str:
+    """What could not be opened, why, and what to do instead."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if is_folder(name):
+        reason = reason if Path(name).is_dir() else "there is no such folder"
+        return (
+            f"cannot open the checkpoint in the folder {name}: {reason}\n"
+            f"such a folder holds config.json, model.safetensors and preprocessor_config.json as "
+            f"save_pretrained writes them; scale=mini uses the checkpoints shipped with FuseDistill"
+        )
+    if offline:
+        reason = f"{constants.ENDPOINT} cannot be reached (HF_HUB_OFFLINE={int(constants.HF_HUB_OFFLINE)})"
+    return (
+        f"cannot open the checkpoint {name}: {reason}\n"
+        f"it is neither a folder nor whole in the cache {constants.HF_HUB_CACHE}\n"
+        f"connect once to download it, or use scale=mini, whose checkpoints are shipped and need no network"
+    )

@@ -1,0 +1,114 @@
+"""How the small Whisper learns: to name the language and to transcribe, from speech as recorded."""
+
+from collections import Counter
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+from distill.data.clips import Clips, pad
+from distill.data.sentences import LANGUAGES
+from distill.features import SAMPLE_RATE
+from distill.logmel import log_mel
+from teachers.pretrain import Material, Pretrain, material, save, train
+
+WINDOW = 4  # seconds the encoder takes
+FRAMES = 50 * WINDOW
+PAD, START, END = 0, 1, 2  # then the languages, then the characters
+PHONES = 120  # classes of the frame-wise start, by frequency
+
+
+def vocabulary(texts: list[str]) -> dict[str, int]:
+    """Every language and every character of the texts, numbered after the special tokens."""
+    symbols = [f"<|{language}|>" for language in LANGUAGES] + sorted(set("".join(texts)))
+    return {symbol: number + 3 for number, symbol in enumerate(symbols)}
+
+
+def tokens(clips: Clips, symbols: dict[str, int]) -> list[list[int]]:
+    """Start, language, characters, end, for every clip."""
+    pairs = zip(clips.column("language"), clips.column("transcript"), strict=True)
+    return [
+        [START, symbols[f"<|{language}|>"], *(symbols[letter] for letter in text), END]
+        for language, text in pairs
+    ]
+
+
+def phone_frames(clips: Clips) -> list[np.ndarray]:
+    """The phone spoken at every encoder frame, -100 for rare ones: one (T,) array per clip."""
+    named = [[phone.strip("',") for phone in phones] for phones in clips.dataset["phones"]]
+    common = Counter(phone for phones in named for phone in phones).most_common(PHONES)
+    number = {phone: index for index, (phone, _) in enumerate(common)}
+    result = []
+    for phones, starts, samples in zip(named, clips.dataset["phone_starts"], clips.samples, strict=True):
+        centres = np.arange(-(-samples // 320)) / 50
+        at = np.searchsorted(np.asarray(starts), centres, side="right") - 1
+        codes = np.array([number.get(phone, -100) for phone in phones] + [-100])
+        result.append(codes[at])
+    return result
+
+
+def whisper_config(settings: Pretrain, symbols: int) -> WhisperConfig:
+    """The stock configuration with a window of `WINDOW` seconds."""
+    return WhisperConfig(
+        vocab_size=symbols + 3,
+        d_model=settings.width,
+        encoder_layers=settings.layers,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=4 * settings.width,
+        decoder_ffn_dim=4 * settings.width,
+        max_source_positions=FRAMES,
+        max_target_positions=128,
+        pad_token_id=PAD,
+        bos_token_id=START,
+        eos_token_id=END,
+        decoder_start_token_id=START,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+        init_std=0.06,
+        dropout=0.05,
+        apply_spec_augment=True,
+        mask_time_prob=0.05,
+        mask_feature_prob=0.05,
+    )
+
+
+def encoder_input(data: Material, chosen: np.ndarray) -> Tensor:
+    """Log-mel of whole windows: (B, 80, 100 * WINDOW)."""
+    audio_BN, _ = pad([data.noisy[i] for i in chosen])
+    return log_mel(nn.functional.pad(audio_BN, (0, WINDOW * SAMPLE_RATE - audio_BN.shape[1])), 80)
+
+
+def pretrain_whisper(settings: Pretrain) -> None:
+    """Transcription through the decoder, with frame-wise phones as a start that fades out.
+
+    From nothing, the decoder alone does not take hold within minutes; phones of each frame do at once.
+    """
+    data = material(settings)
+    symbols = vocabulary(data.clips.column("transcript"))
+    texts, phones = tokens(data.clips, symbols), phone_frames(data.clips)
+    model = WhisperForConditionalGeneration(whisper_config(settings, len(symbols)))
+    head = nn.Linear(settings.width, PHONES)
+
+    def loss(chosen: np.ndarray, done: float) -> tuple[Tensor, dict]:
+        text = [torch.tensor(texts[i]) for i in chosen]
+        text_BU = nn.utils.rnn.pad_sequence(text, batch_first=True, padding_value=PAD)
+        labels_BU = text_BU[:, 1:].masked_fill(text_BU[:, 1:] == PAD, -100)
+        out = model(encoder_input(data, chosen), decoder_input_ids=text_BU[:, :-1])
+        written = cross_entropy(out.logits.flatten(0, 1), labels_BU.flatten())
+        heard = [torch.from_numpy(phones[i]) for i in chosen]
+        heard_BT = nn.utils.rnn.pad_sequence(heard, batch_first=True, padding_value=-100)
+        spoken = cross_entropy(
+            head(out.encoder_last_hidden_state[:, : heard_BT.shape[1]]).flatten(0, 1), heard_BT.flatten()
+        )
+        right = (out.logits.argmax(2) == labels_BU)[labels_BU >= 0].float().mean()
+        languages = (out.logits[:, 0].argmax(1) == labels_BU[:, 0]).float().mean()
+        report = {"phone-loss": spoken, "text-loss": written, "text": right, "language": languages}
+        return written + max(1 - done, 0.3) * spoken, report
+
+    model.train()
+    train(settings, nn.ModuleList([model, head]), data.clips.samples, loss)
+    save(settings, model, WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW))

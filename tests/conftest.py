@@ -1,0 +1,146 @@
+"""Tiny random encoders, one of every kind, and the noise they listen to."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    HubertConfig,
+    HubertModel,
+    WavLMConfig,
+    WavLMModel,
+    WhisperConfig,
+    WhisperModel,
+)
+
+from distill.features import Encoder
+from distill.logmel import LogMel
+from distill.waveform import StockModel, Waveform
+from students import build_student
+from teachers.whisper import WhisperEncoder
+
+STOCK: dict[str, tuple[type, type[StockModel]]] = {
+    "wavlm": (WavLMConfig, WavLMModel),
+    "hubert": (HubertConfig, HubertModel),
+}
+
+
+def tiny_model(family: str, *, norm: str, stable: bool = False, layers: int = 2) -> StockModel:
+    """A thin stock WavLM or HuBERT, its front end as published, its weights such that attention matters."""
+    config_class, model_class = STOCK[family]
+    config = config_class(
+        hidden_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=64,
+        conv_dim=(16,) * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4,
+        feat_extract_norm=norm,
+        do_stable_layer_norm=stable,
+        initializer_range=0.2,
+        layerdrop=0.0,
+        apply_spec_augment=False,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        feat_proj_dropout=0.0,
+    )
+    torch.manual_seed(3)
+    return model_class(config).eval()
+
+
+def tiny_whisper_model() -> WhisperModel:
+    """A stock Whisper with a window of two seconds."""
+    config = WhisperConfig(
+        vocab_size=60,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=1,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        max_source_positions=100,
+        max_target_positions=16,
+        init_std=0.2,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+    )
+    torch.manual_seed(3)
+    return WhisperModel(config).eval()
+
+
+def tiny_student(
+    architecture: str = "hubert", *, layers: int = 2, width: int = 32, seed: int = 5
+) -> Waveform:
+    """A student no wider than it must be."""
+    return build_student(
+        architecture=architecture,
+        layers=layers,
+        width=width,
+        heads=4,
+        feedforward=64,
+        conv_channels=16,
+        conv_kernel=[20, 6, 3, 2, 2],
+        conv_stride=[10, 4, 2, 2, 2],
+        positions=16,
+        position_groups=4,
+        dropout=0.0,
+        seed=seed,
+    )
+
+
+ENCODERS: dict[str, Callable[[], Encoder]] = {
+    "log-mel": LogMel,
+    "wavlm group norm": lambda: Waveform(tiny_model("wavlm", norm="group"), normalize=False),
+    "wavlm layer norm": lambda: Waveform(tiny_model("wavlm", norm="layer"), normalize=True),
+    "wavlm stable layer norm": lambda: Waveform(
+        tiny_model("wavlm", norm="layer", stable=True), normalize=True
+    ),
+    "hubert group norm": lambda: Waveform(tiny_model("hubert", norm="group"), normalize=True),
+    "hubert layer norm": lambda: Waveform(tiny_model("hubert", norm="layer"), normalize=True),
+    "hubert stable layer norm": lambda: Waveform(
+        tiny_model("hubert", norm="layer", stable=True), normalize=True
+    ),
+    "whisper": lambda: WhisperEncoder(tiny_whisper_model()),
+    "student": lambda: tiny_student("hubert").eval(),
+    "wavlm student": lambda: tiny_student("wavlm").eval(),
+}
+
+
+@pytest.fixture(params=ENCODERS)
+def encoder(request) -> Encoder:
+    """Every kind of encoder in turn, tiny, random and in eval mode."""
+    return ENCODERS[request.param]()
+
+
+@pytest.fixture
+def build_model() -> Callable[..., StockModel]:
+    """Makes a stock WavLM or HuBERT: (family, norm=, stable=, layers=)."""
+    return tiny_model
+
+
+@pytest.fixture
+def build_whisper() -> Callable[[], WhisperModel]:
+    """Makes a stock Whisper with a window of two seconds."""
+    return tiny_whisper_model
+
+
+@pytest.fixture
+def build_tiny_student() -> Callable[..., Waveform]:
+    """Makes a student: (architecture, layers=, width=, seed=)."""
+    return tiny_student
+
+
+@pytest.fixture
+def noise() -> Callable[[int], Tensor]:
+    """Makes a clip of so many samples, the same for the same number."""
+
+    def make(samples: int) -> Tensor:
+        return 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(samples))
+
+    return make

@@ -1,0 +1,197 @@
+"""The Distiller: pairs, heads, alignment of targets, and a loss that does not know how a batch was made."""
+
+import pytest
+import torch
+from torch import nn
+
+from distill.distiller import Distiller, pairs
+from distill.features import Encoder, Features, Grid, zero_padding
+from distill.fusion import align_time
+
+HOP = 320
+GRID = Grid(50.0, 0.01)
+
+
+class Slices(Encoder):
+    """A student that reads frames of HOP samples; layer l is a projection times l + 1."""
+
+    def __init__(self, layers: int = 4, width: int = 6):
+        super().__init__()
+        self.grid, self.layers, self.width = GRID, layers, width
+        self.project = nn.Linear(HOP, width, bias=False)
+
+    def frames(self, samples_B):
+        return samples_B // HOP
+
+    def forward(self, audio_BN, lengths_B):
+        frames_B = self.frames(lengths_B)
+        frames_BTN = audio_BN.unfold(1, HOP, HOP)
+        scale_L = torch.arange(1, self.layers + 1)[:, None, None]
+        hidden_BLTD = self.project(frames_BTN)[:, None] * scale_L
+        return Features(zero_padding(hidden_BLTD, frames_B), frames_B, self.grid)
+
+
+PAIRS = [(1, 2), (3, 4)]
+
+
+def distiller(**changes) -> Distiller:
+    torch.manual_seed(0)
+    settings = {
+        "student": Slices(),
+        "layers": PAIRS,
+        "target_width": 5,
+        "interface_width": 3,
+        "loss": "l1_cosine",
+        "weights": [1.0, 3.0],
+        "interface_weight": 0.5,
+    }
+    return Distiller(**(settings | changes))
+
+
+def batch(frames: list[int], grid: Grid = GRID, *, width: int = 5):
+    """Audio, lengths, targets for two pairs, interface targets."""
+    generator = torch.Generator().manual_seed(1)
+    frames_B = torch.tensor(frames)
+    audio_BN = torch.randn(len(frames), max(frames) * HOP, generator=generator)
+    hidden = torch.randn(len(frames), 2, max(frames), width, generator=generator)
+    interface = torch.randn(len(frames), max(frames), 3, generator=generator)
+    return audio_BN, frames_B * HOP, Features(zero_padding(hidden, frames_B), frames_B, grid), interface
+
+
+def test_pairs_are_evenly_spaced_over_the_layers_above_the_embedding():
+    assert pairs(4, 5, 3) == [(1, 1), (2, 2), (3, 4)]
+    assert pairs(13, 13, 4) == [(3, 3), (6, 6), (9, 9), (12, 12)]
+    assert pairs(7, 25, 3) == [(2, 8), (4, 16), (6, 24)]
+    assert pairs(5, 13, 1) == [(4, 12)]
+    for count in (0, 4):
+        with pytest.raises(ValueError, match=f"{count} layer pairs asked of a student with 3 layers"):
+            pairs(4, 13, count)
+
+
+def test_the_heads_see_the_layers_of_their_pairs():
+    model = distiller(target_width=6, loss="mse", interface_width=None)
+    audio, lengths, _, _ = batch([7, 4])
+    heard = model.student(audio, lengths)
+    targets = Features(heard.hidden[:, [1, 3]].detach(), heard.lengths, heard.grid)
+    assert model(audio, lengths, targets, None).loss_sum == 0  # between equal widths heads start as identity
+    with torch.no_grad():
+        model.heads[1].weight.mul_(2.0)
+    expected = 0.75 * targets.hidden[:, 1].square().mean(-1).sum()  # the second is off by its own target
+    torch.testing.assert_close(model(audio, lengths, targets, None).loss_sum, expected)
+
+
+def test_the_interface_head_sees_the_last_layer():
+    model = distiller(target_width=6, interface_width=6, loss="mse")
+    audio, lengths, _, _ = batch([7, 4])
+    heard = model.student(audio, lengths)
+    targets = Features(heard.hidden[:, [1, 3]].detach(), heard.lengths, heard.grid)
+    interface = heard.hidden[:, 3].detach()
+    assert model(audio, lengths, targets, interface).loss_sum == 0
+    off = model(audio, lengths, targets, 2 * interface)
+    torch.testing.assert_close(off.loss_sum, 0.5 * interface.square().mean(-1).sum())
+    torch.testing.assert_close(off.interface.cosine(), torch.ones(1, dtype=torch.float64))
+
+
+def test_a_student_equal_to_its_teacher_reaches_zero_loss_and_full_agreement():
+    model = distiller(target_width=6, interface_width=6)
+    audio, lengths, _, _ = batch([7, 4])
+    heard = model.student(audio, lengths)
+    targets = Features(heard.hidden[:, [1, 3]].detach(), heard.lengths, heard.grid)
+    outcome = model(audio, lengths, targets, heard.hidden[:, 3].detach())
+    assert outcome.loss_sum.item() == pytest.approx(0.0, abs=1e-4) and outcome.count == 11
+    for agreement in (outcome.agreement, outcome.interface):
+        torch.testing.assert_close(agreement.explained_variance(), torch.ones_like(agreement.error_K))
+        torch.testing.assert_close(agreement.cosine(), torch.ones_like(agreement.error_K))
+
+
+def gradients(model: Distiller, outcomes) -> list[torch.Tensor]:
+    total = sum(outcome.loss_sum for outcome in outcomes) / sum(outcome.count for outcome in outcomes)
+    return list(torch.autograd.grad(total, list(model.parameters())))
+
+
+def part(inputs, clips: slice):
+    """Some clips of a batch, padded no further than they need."""
+    audio, lengths, targets, interface = inputs
+    frames = int(targets.lengths[clips].max())
+    cut = Features(targets.hidden[clips, :, :frames], targets.lengths[clips], targets.grid)
+    return audio[clips, : int(lengths[clips].max())], lengths[clips], cut, interface[clips, :frames]
+
+
+@pytest.mark.parametrize("loss", ["l1_cosine", "mse", "smooth_l1"])
+def test_loss_and_gradients_do_not_depend_on_how_a_batch_is_split(loss):
+    model, inputs = distiller(loss=loss), batch([7, 4, 5])
+    whole = [model(*inputs)]
+    split = [model(*part(inputs, slice(0, 1))), model(*part(inputs, slice(1, 3)))]
+    torch.testing.assert_close(split[0].loss_sum + split[1].loss_sum, whole[0].loss_sum)
+    assert split[0].count + split[1].count == whole[0].count == 16
+    for mine, theirs in zip(gradients(model, split), gradients(model, whole), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    merged = split[0].agreement + split[1].agreement
+    torch.testing.assert_close(merged.tensor(), whole[0].agreement.tensor())
+
+
+def test_padding_in_audio_and_targets_changes_nothing():
+    model = distiller()
+    audio, lengths, targets, interface = batch([7, 4])
+    clean = model(audio, lengths, targets, interface)
+    padding = ~targets.mask()
+    hidden = targets.hidden.masked_fill(padding[:, None, :, None], torch.inf)
+    targets = Features(hidden, targets.lengths, targets.grid)
+    interface = interface.masked_fill(padding[..., None], torch.nan)
+    noisy = audio.clone()
+    noisy[1, 4 * HOP :] = 1e9
+    heard = model(noisy, lengths, targets, interface)
+    assert torch.equal(heard.loss_sum, clean.loss_sum)
+    for mine, theirs in zip(gradients(model, [heard]), gradients(model, [clean]), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("grid", [Grid(50.0, 0.0), Grid(40.0, 0.0125)])
+def test_targets_on_another_grid_are_brought_to_the_students(grid):
+    model = distiller()
+    audio, lengths, targets, interface = batch([7, 4], grid)
+    frames_B = torch.tensor([7, 4])
+    aligned = align_time(targets, GRID, frames_B)
+    interface_aligned = align_time(Features(interface[:, None], targets.lengths, grid), GRID, frames_B)
+    assert not torch.equal(aligned.hidden, targets.hidden)
+    heard = model(audio, lengths, targets, interface)
+    expected = model(audio, lengths, aligned, interface_aligned.hidden[:, 0])
+    assert torch.equal(heard.loss_sum, expected.loss_sum)
+
+
+def test_weights_count_by_their_ratio():
+    inputs = batch([7, 4])
+    one, same = distiller(weights=[1.0, 3.0])(*inputs), distiller(weights=[10.0, 30.0])(*inputs)
+    torch.testing.assert_close(one.loss_sum, same.loss_sum)
+    first, second = (distiller(weights=weights)(*inputs).loss_sum for weights in ([1, 0], [0, 1]))
+    torch.testing.assert_close(one.loss_sum, 0.25 * first + 0.75 * second)
+    none, half, full = (distiller(interface_weight=weight)(*inputs).loss_sum for weight in (0.0, 0.5, 1.0))
+    assert none < half
+    torch.testing.assert_close(full - none, 2 * (half - none))
+
+
+def test_the_loss_is_float32_under_autocast():
+    model, inputs = distiller(), batch([7, 4])
+    full = model(*inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(*inputs)
+    assert half.loss_sum.dtype == torch.float32
+    torch.testing.assert_close(half.loss_sum, full.loss_sum, rtol=0.02, atol=0.0)
+
+
+def test_what_does_not_fit_is_named():
+    inputs = batch([7, 4])
+    with pytest.raises(ValueError, match="give both or neither"):
+        distiller()(*inputs[:3], None)
+    with pytest.raises(ValueError, match="give both or neither"):
+        distiller(interface_width=None)(*inputs)
+    with pytest.raises(ValueError, match="2 pairs, 3 weights"):
+        distiller(weights=[1.0, 1.0, 1.0])
+    with pytest.raises(ValueError, match="unknown loss='l2'; there are l1_cosine, mse, smooth_l1"):
+        distiller(loss="l2")
+    with pytest.raises(ValueError, match=r"layers 0 to 3, got the pairs \[\(1, 2\), \(4, 4\)\]"):
+        distiller(layers=[(1, 2), (4, 4)])
+    with pytest.raises(ValueError, match="nor all zero"):
+        distiller(weights=[0.0, 0.0])
+    with pytest.raises(ValueError, match=r"predictions are \(2, 2, 7, 5\), targets \(2, 2, 7, 4\)"):
+        distiller()(*batch([7, 4], width=4))

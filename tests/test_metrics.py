@@ -1,0 +1,76 @@
+"""Metrics against values worked out by hand, without a network."""
+
+import random
+import socket
+from pathlib import Path
+
+import pytest
+
+from distill import metrics
+from distill.metrics import compute
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a metric asked for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def test_word_errors_are_counted_over_the_corpus():
+    # 1 deletion in 3 words and 1 substitution in 1 word: 2 of 4, not the mean of 1/3 and 1
+    assert compute("wer", ["a c", "e"], ["a b c", "d"]) == pytest.approx(50.0)
+
+
+def test_character_errors_count_spaces_and_insertions():
+    assert compute("cer", ["ab c", "x"], ["a bc", "xyz"]) == pytest.approx(100 * 4 / 7)
+
+
+def test_an_empty_prediction_is_all_deletions():
+    assert compute("wer", [""], ["a b"]) == pytest.approx(100.0)
+
+
+def test_accuracy_is_the_share_of_right_names():
+    assert compute("accuracy", ["de", "en", "en"], ["de", "en", "sv"]) == pytest.approx(200 / 3)
+
+
+@pytest.mark.parametrize(
+    ("similarities", "same", "expected"),
+    [
+        ([0.9, 0.8, 0.2, 0.1], [1, 1, 0, 0], 0.0),
+        ([0.1, 0.2, 0.8, 0.9], [1, 1, 0, 0], 100.0),
+        ([0.5, 0.5], [1, 0], 50.0),  # one step from (0, 1) to (1, 0): the crossing is half way
+        ([0.9, 0.8, 0.7, 0.4, 0.3, 0.2], [1, 1, 0, 1, 0, 0], 100 / 3),
+        # misses 1/2 with no false accept, then 1/3 false accepts and no miss in one tie: crossing at 1/5
+        ([0.9, 0.5, 0.5, 0.2, 0.1], [1, 1, 0, 0, 0], 20.0),
+    ],
+)
+def test_equal_error_rate(similarities, same, expected):
+    assert compute("eer", similarities, same) == pytest.approx(expected)
+
+
+def test_equal_error_rate_of_noise_is_a_half():
+    draw = random.Random(0)
+    similarities = [draw.random() for _ in range(4000)]
+    assert compute("eer", similarities, [i % 2 for i in range(4000)]) == pytest.approx(50, abs=2)
+
+
+def test_modules_are_copied_to_a_folder_of_this_process_alone():
+    compute("wer", ["a"], ["a"])
+    assert list(Path(metrics._own_folder()).rglob("wer.py"))
+
+
+@pytest.mark.parametrize(
+    ("name", "predictions", "references", "message"),
+    [
+        ("bleu", ["a"], ["a"], "no metric 'bleu'; there are wer, cer, eer, accuracy"),
+        ("wer", ["a"], ["a", "b"], "1 predictions for 2 references"),
+        ("wer", [], [], "no predictions at all"),
+        ("eer", [0.1, 0.2], [1, 1], "pairs of both kinds"),
+    ],
+)
+def test_errors_say_what_is_wrong(name, predictions, references, message):
+    with pytest.raises(ValueError, match=message):
+        compute(name, predictions, references)
