@@ -7,6 +7,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from distill.files import writing
+
 
 @dataclass(frozen=True)
 class Checkpoints:
@@ -28,7 +30,8 @@ class Checkpoints:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
         accelerator.wait_for_everyone()
-        accelerator.save_state(str(unfinished))
+        with writing(unfinished):
+            accelerator.save_state(str(unfinished))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             state = {"step": step, "processes": accelerator.num_processes}

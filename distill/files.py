@@ -2,7 +2,23 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What torch and safetensors say when the disk takes no more, as an OSError that names the place."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        words = str(error)
+        if isinstance(error, RuntimeError) and "PytorchStream" not in words and "inline_container" not in words:
+            raise
+        raise OSError(f"cannot write {path}: {words.splitlines()[0]}; is the disk full?") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -75,6 +75,8 @@ class Student:
     conv_stride: list[int] = within((10, 4, 2, 2, 2), least=1)  # product: samples per frame
     positions: int = within(32, least=1)  # frames the positional convolution spans
     position_groups: int = within(16, least=1)
+    feat_extract_norm: str = within("layer", menu=("layer", "group"))  # group: padding matters in plain transformers
+    do_stable_layer_norm: bool = True  # norms before the blocks, which small students learn faster with
     dropout: float = within(0.0, least=0, below=1)
     initialise: str = ""  # the upstream to copy layers from; empty: random
     initial_layers: list[int] = within((), least=0)  # one for each of ours; empty: evenly spaced

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from distill.features import Encoder, Features, parameters
+from distill.files import writing
 from distill.fusion import Fusion, Shape
 from distill.interface import INTERFACES
 
@@ -55,7 +56,8 @@ class FusedTeacher(Encoder):
         fitted = {f"fusion.{name}": weight for name, weight in self.fusion.state_dict().items()}
         fitted |= {f"interface.{name}": weight for name, weight in self.interface.state_dict().items()}
         tensors = fitted | {f"heads.{name}": weight for name, weight in heads.items()}
-        save_file({name: weight.contiguous().cpu() for name, weight in tensors.items()}, unfinished / WEIGHTS)
+        with writing(folder):
+            save_file({name: weight.contiguous().cpu() for name, weight in tensors.items()}, unfinished / WEIGHTS)
         (unfinished / DESCRIPTION).write_text(json.dumps(self.describe(), indent=1))
         unfinished.rename(folder)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AutoModel, Wav2Vec2FeatureExtractor
 
 from distill.features import SAMPLE_RATE
+from distill.files import writing
 from distill.waveform import Waveform
 
 
@@ -26,11 +27,12 @@ def export(student: Waveform, heads: Mapping[str, Tensor], folder: Path, card: s
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        student.model.save_pretrained(partial)
-        extractor(student).save_pretrained(partial)
-        save_file(
-            {name: weight.contiguous() for name, weight in heads.items()}, partial / "heads.safetensors"
-        )
+        with writing(folder):
+            student.model.save_pretrained(partial)
+            extractor(student).save_pretrained(partial)
+            save_file(
+                {name: weight.contiguous() for name, weight in heads.items()}, partial / "heads.safetensors"
+            )
         (partial / "README.md").write_text(card, encoding="utf-8")
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

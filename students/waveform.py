@@ -47,11 +47,13 @@ def build_student(
     position_groups: int,
     dropout: float,
     seed: int,
+    feat_extract_norm: str = "layer",
+    do_stable_layer_norm: bool = False,
 ) -> Waveform:
     """A random student in train mode; a seed gives the same weights and leaves torch's generator alone.
 
-    `positions` frames are spanned by the positional convolution. The front end has layer norm, so that a
-    padded batch means the same in plain transformers too. Raises ValueError for an unknown architecture or
+    `positions` frames are spanned by the positional convolution. With layer norm in the front end a padded
+    batch means the same in plain transformers too; with group norm only here. Raises ValueError for an unknown architecture or
     sizes that do not divide.
     """
     demand_sizes(architecture, width, heads, position_groups, conv_kernel, conv_stride)
@@ -65,7 +67,8 @@ def build_student(
         conv_kernel=list(conv_kernel),
         conv_stride=list(conv_stride),
         num_feat_extract_layers=len(conv_kernel),
-        feat_extract_norm="layer",
+        feat_extract_norm=feat_extract_norm,
+        do_stable_layer_norm=do_stable_layer_norm,
         num_conv_pos_embeddings=positions,
         num_conv_pos_embedding_groups=position_groups,
         hidden_dropout=dropout,
@@ -185,6 +188,8 @@ def make_student(settings: Student, seed: int) -> Waveform:
         position_groups=settings.position_groups,
         dropout=settings.dropout,
         seed=seed,
+        feat_extract_norm=settings.feat_extract_norm,
+        do_stable_layer_norm=settings.do_stable_layer_norm,
     )
 
 

@@ -1,9 +1,11 @@
 """Tiny random encoders, one of every kind, and the noise they listen to."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from miniature import Miniature, write_upstreams
 from torch import Tensor
 from transformers import (
     HubertConfig,
@@ -74,9 +76,7 @@ def tiny_whisper_model() -> WhisperModel:
     return WhisperModel(config).eval()
 
 
-def tiny_student(
-    architecture: str = "hubert", *, layers: int = 2, width: int = 32, seed: int = 5
-) -> Waveform:
+def tiny_student(architecture: str = "hubert", *, layers: int = 2, width: int = 32, seed: int = 5) -> Waveform:
     """A student no wider than it must be."""
     return build_student(
         architecture=architecture,
@@ -98,14 +98,10 @@ ENCODERS: dict[str, Callable[[], Encoder]] = {
     "log-mel": LogMel,
     "wavlm group norm": lambda: Waveform(tiny_model("wavlm", norm="group"), normalize=False),
     "wavlm layer norm": lambda: Waveform(tiny_model("wavlm", norm="layer"), normalize=True),
-    "wavlm stable layer norm": lambda: Waveform(
-        tiny_model("wavlm", norm="layer", stable=True), normalize=True
-    ),
+    "wavlm stable layer norm": lambda: Waveform(tiny_model("wavlm", norm="layer", stable=True), normalize=True),
     "hubert group norm": lambda: Waveform(tiny_model("hubert", norm="group"), normalize=True),
     "hubert layer norm": lambda: Waveform(tiny_model("hubert", norm="layer"), normalize=True),
-    "hubert stable layer norm": lambda: Waveform(
-        tiny_model("hubert", norm="layer", stable=True), normalize=True
-    ),
+    "hubert stable layer norm": lambda: Waveform(tiny_model("hubert", norm="layer", stable=True), normalize=True),
     "whisper": lambda: WhisperEncoder(tiny_whisper_model()),
     "student": lambda: tiny_student("hubert").eval(),
     "wavlm student": lambda: tiny_student("wavlm").eval(),
@@ -144,3 +140,19 @@ def noise() -> Callable[[int], Tensor]:
         return 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(samples))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory) -> Miniature:
+    """The command at its smallest, with upstreams and a cache for this session."""
+    folder = tmp_path_factory.mktemp("miniature")
+    write_upstreams(folder)
+    return Miniature(folder)
+
+
+@pytest.fixture(scope="session")
+def launched(miniature, tmp_path_factory) -> tuple[Path, str]:
+    """The README's command, really launched and never disturbed: its run folder and what it said; only read it."""
+    runs = tmp_path_factory.mktemp("launched")
+    said = miniature.launch([], miniature.words(runs))
+    return runs / "run", said

@@ -21,6 +21,7 @@ class Clips:
 
     def __init__(self, dataset: datasets.Dataset):
         self.dataset = dataset
+        self._stored = dataset.select_columns(["audio"])  # reading a row reads all of its columns
         self.ids: list[str] = list(dataset["id"])
         self.samples = np.asarray(dataset["samples"], dtype=np.int64)  # (n,) at 16 kHz
 
@@ -47,7 +48,7 @@ class Clips:
 
     def audio(self, index: int) -> np.ndarray:
         """One clip, float32 (N,); ValueError that names a clip which cannot be read or has another rate or length."""
-        stored = self.dataset[int(index)]["audio"]
+        stored = self._stored[int(index)]["audio"]
         source = io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"]
         audio = decode(source, self.ids[index])
         if len(audio) != self.samples[index]:

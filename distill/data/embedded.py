@@ -14,6 +14,7 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import mkdtemp
 
 import datasets
 import numpy as np
@@ -153,8 +154,8 @@ def _schema():
 
 def _speak(settings: EmbeddedCorpus, folder: Path) -> None:
     """All shards into a temporary folder, two at a time and more, renamed when whole."""
-    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
-    unfinished.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))  # in containers, process numbers repeat
     rows = plan(settings)
     waiting, running = list(range(SHARDS)), []
     try:

@@ -1,0 +1,85 @@
+"""Two processes under the real launcher learn what one learns, but for the order of sums."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from miniature import CONFIG, Miniature, journal, weights
+
+STAGES = ["stages=[fit,distill]", "student.dropout=0"]  # dropout draws other masks in another process
+LEARNED = 1e-3  # how far the student's weights move at least, root mean square
+
+
+@pytest.fixture(scope="session")
+def alone(miniature: Miniature, tmp_path_factory) -> Path:
+    """What one process learns."""
+    runs = tmp_path_factory.mktemp("alone")
+    assert "1 process," in miniature.run(miniature.words(runs, *STAGES))
+    return runs / "run"
+
+
+@pytest.fixture(scope="session")
+def untaught(miniature: Miniature, tmp_path_factory) -> Path:
+    """The student before its first step."""
+    runs = tmp_path_factory.mktemp("untaught")
+    miniature.run(miniature.words(runs, *STAGES, "fit.steps=0", "distill.steps=0"))
+    return runs / "run"
+
+
+def together(miniature: Miniature, config: Path, folder: Path, *given: str) -> tuple[Path, str]:
+    """What two processes learn, and what they say."""
+    launcher = ["--config_file", str(config), "--num_processes", "2", "--main_process_port", "0"]
+    said = miniature.launch(launcher, miniature.words(folder, *STAGES, *given))
+    return folder / "run", said
+
+
+def distance(run: Path, other: Path) -> float:
+    """Root mean square over all weights of two students."""
+    ours, theirs = weights(run), weights(other)
+    assert ours.keys() == theirs.keys()
+    differences = [(ours[name] - theirs[name]).flatten() for name in ours]
+    return float(torch.cat(differences).square().mean().sqrt())
+
+
+def assert_as_one(run: Path, alone: Path, untaught: Path) -> None:
+    moved = distance(alone, untaught)
+    assert moved > LEARNED
+    assert distance(run, alone) < 0.01 * moved
+    assert len(journal(run)) == len(journal(alone)) == 10
+    for ours, theirs in zip(journal(run), journal(alone), strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-3, abs=2e-4)
+
+
+def test_two_processes_equal_one(miniature: Miniature, alone, untaught, tmp_path):
+    """One process hears in two passes what two hear in one: the same hands, summed in another order."""
+    run, said = together(miniature, CONFIG, tmp_path)
+    assert "CPU, 2 processes, float32 (bf16 is for GPUs), DeepSpeed ZeRO stage 2" in said
+    assert said.count("to do: fit, distill") == 1, "the other process speaks too"
+    assert_as_one(run, alone, untaught)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [0, 1, 3])
+def test_every_zero_stage_learns_the_same(miniature: Miniature, alone, untaught, tmp_path, zero):
+    """Parameters sharded over both processes by stage 3, and more passes in each."""
+    config = tmp_path / "config.yaml"
+    config.write_text(CONFIG.read_text().replace("zero_stage: 2", f"zero_stage: {zero}"))
+    run, said = together(miniature, config, tmp_path, "distill.forward_seconds=3")
+    assert f"2 processes, float32 (bf16 is for GPUs), DeepSpeed ZeRO stage {zero}" in said
+    assert_as_one(run, alone, untaught)
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one(miniature: Miniature, launched, tmp_path):
+    """The frozen rows are the same in both, and every task is done once."""
+    from miniature import evaluation
+
+    launcher = ["--config_file", str(CONFIG), "--num_processes", "2", "--main_process_port", "0"]
+    said = miniature.launch(launcher, miniature.words(tmp_path))
+    ours, theirs = evaluation(tmp_path / "run")["rows"], evaluation(launched[0])["rows"]
+    assert ours.keys() == theirs.keys()
+    for name, row in ours.items():
+        assert row["tasks"].keys() == theirs[name]["tasks"].keys()
+        assert row["parameters"] == theirs[name]["parameters"]
+        for task in row["tasks"]:
+            assert said.count(f"evaluate {name} {task}:") == 1

@@ -1,0 +1,280 @@
+"""The README's command from nothing to a student, and what it says when something is wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from miniature import FORKS, ROOT, Miniature, files, journal, play
+from safetensors import safe_open
+
+from distill.data.clips import pad
+from students.export import open_student
+
+ROWS = ["log-mel", "wavlm", "whisper", "teacher", "student", "untrained"]
+METRICS = {"asr": "wer", "sv": "eer", "er": "accuracy", "lid": "accuracy"}
+RELOAD = """
+import sys
+import numpy as np, torch
+from transformers import AutoFeatureExtractor, AutoModel
+folder, audio, out = sys.argv[1:]
+model, extractor = AutoModel.from_pretrained(folder).eval(), AutoFeatureExtractor.from_pretrained(folder)
+clips = [clip for clip in np.load(audio).values()]
+inputs = extractor(clips, sampling_rate=16000, return_tensors="pt", padding=True)
+with torch.no_grad():
+    layers = model(**inputs, output_hidden_states=True).hidden_states
+ours = [name for name in sys.modules if name.split(".")[0] in ("distill", "teachers", "students")]
+assert not ours, ours
+np.save(out, torch.stack(layers, 1).numpy())
+"""
+
+
+def test_the_command_makes_what_it_promises(launched):
+    run, said = launched
+    assert {path.name for path in run.iterdir()} == {
+        *("recipe.yaml", "environment.json", "metrics.jsonl", "tensorboard", "checkpoints"),
+        *("teacher", "student", "evaluation", "evaluation.json"),
+    }
+    assert list((run / "checkpoints").iterdir()) == []
+    assert {path.name for path in (run / "teacher").iterdir()} == {"fused.safetensors", "teacher.json"}
+    assert {path.name for path in (run / "student").iterdir()} == {
+        *("config.json", "model.safetensors", "preprocessor_config.json", "heads.safetensors", "README.md"),
+    }
+    assert not [name for name in files(run) if "unfinished" in name or "partial" in name]
+    assert any((run / "tensorboard").rglob("events.out.*"))
+    first = said.splitlines()[0]
+    assert first.startswith("wavlm+whisper at scale mini on ") and "1 process, " in first
+    assert "DeepSpeed ZeRO stage 2" in first and str(run) in first
+    assert f'student: AutoModel.from_pretrained("{run / "student"}")' in said
+    assert "Warning" not in said and "WARNING" not in said
+
+
+def test_evaluation_json_is_as_promised(launched):
+    rows = json.loads((launched[0] / "evaluation.json").read_text())["rows"]
+    assert list(rows) == ROWS
+    for row in rows.values():
+        assert type(row["parameters"]) is int
+        assert list(row["tasks"]) == list(METRICS)
+        for task, cell in row["tasks"].items():
+            assert cell["metric"] == METRICS[task]
+            assert type(cell["value"]) is float and cell["value"] >= 0
+            assert len(cell["seeds"]) == 2 and all(type(value) is float for value in cell["seeds"])
+            assert cell["value"] == pytest.approx(sum(cell["seeds"]) / 2)
+            assert cell["learning_rate"] == 1e-3
+    assert rows["student"]["parameters"] == rows["untrained"]["parameters"] < rows["teacher"]["parameters"]
+    assert rows["log-mel"]["parameters"] == 0
+    for name in ROWS:
+        assert any(line.startswith(name) for line in launched[1].splitlines()), "not in the table"
+
+
+def test_the_journal_tells_of_every_step(launched):
+    lines = journal(launched[0])
+    assert [(line["stage"], line["step"]) for line in lines] == [
+        *(("fit", step) for step in range(1, 5)),
+        *(("distill", step) for step in range(1, 7)),
+    ]
+    fit, distilled = lines[0], lines[-1]
+    assert {f"loss_{task}" for task in METRICS} < fit.keys()
+    assert {"loss", "learning_rate", "explained_variance"} < distilled.keys()
+    assert {f"{what}_{pair}" for what in ("explained_variance", "cosine") for pair in (1, 2)} < distilled.keys()
+
+
+def test_plain_transformers_hears_what_the_student_hears(miniature: Miniature, launched, tmp_path):
+    clips = [0.1 * np.random.default_rng(i).standard_normal(16000 + 4000 * i).astype(np.float32) for i in range(2)]
+    np.savez(tmp_path / "audio.npz", *clips)
+    words = ["-c", RELOAD, str(launched[0] / "student"), str(tmp_path / "audio.npz"), str(tmp_path / "out.npy")]
+    environment = {name: value for name, value in miniature.environment().items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    student = open_student(launched[0] / "student")
+    with torch.no_grad():
+        features = student(*pad(clips))
+    stock_BLTD = torch.from_numpy(np.load(tmp_path / "out.npy"))
+    for clip, length in enumerate(features.lengths):
+        ours_LTD, stock_LTD = features.hidden[clip, :, :length], stock_BLTD[clip, :, :length]
+        torch.testing.assert_close(ours_LTD, stock_LTD, atol=1e-5, rtol=1e-5)
+
+
+def watched(words: list[str], log: str, environment: dict[str, str], out: str) -> None:
+    """In a fork: the command, noting what becomes of its teacher and of what every optimizer holds."""
+    import teachers
+    from distill import stages
+
+    kept: dict = {"optimized": set()}
+    make, distill, adamw = teachers.build_teacher, stages.distill_student, torch.optim.AdamW.__init__
+
+    def bits(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in module.state_dict().items()}
+
+    def build_teacher(*given):
+        kept["teacher"] = teacher = make(*given)
+        kept["built"] = bits(teacher.upstreams)
+        return teacher
+
+    def distill_student(*given):
+        kept["fitted"] = bits(kept["teacher"])
+        kept["said"] = listen(kept["teacher"])
+        distill(*given)
+
+    def optimize(self, parameters, *args, **settings):
+        groups = list(parameters)
+        kept["optimized"] |= {id(weight) for group in groups for weight in group["params"]}
+        adamw(self, groups, *args, **settings)
+
+    teachers.build_teacher, stages.distill_student, torch.optim.AdamW.__init__ = (
+        build_teacher,
+        distill_student,
+        optimize,
+    )
+    play(words, log, environment, None, -1)
+    teacher = kept["teacher"]
+    own = [*teacher.upstreams.parameters()]
+    report = {
+        "upstreams": same(kept["built"], teacher.upstreams.state_dict()),
+        "teacher": same(kept["fitted"], teacher.state_dict()),
+        "passes": torch.equal(kept["said"], listen(teacher)),
+        "optimizers": bool(kept["optimized"]),
+        "optimized": sum(id(weight) in kept["optimized"] for weight in own),
+        "trainable": sum(weight.requires_grad for weight in own),
+        "gradients": sum(weight.grad is not None for weight in own),
+        "training": sum(module.training for module in teacher.upstreams.modules()),
+    }
+    Path(out).write_text(json.dumps(report))
+
+
+def listen(teacher) -> torch.Tensor:
+    """What it says of a fixed noise, after someone has asked it to train."""
+    teacher.upstreams.train()
+    audio_BN = 0.1 * torch.randn(2, 24000, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return teacher(audio_BN, torch.tensor([24000, 20000])).hidden.clone()
+
+
+def same(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> bool:
+    return before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_run_leaves_its_teacher_as_it_was(miniature: Miniature, launched, tmp_path):
+    """Upstreams from start to end, the whole teacher from the end of fit; in eval mode, and in no optimizer."""
+    words = miniature.words(tmp_path, "distill.targets=online", "student.dropout=0", "stages=[fit,distill]")
+    log, out = tmp_path / "log", tmp_path / "report.json"
+    log.touch()
+    process = FORKS.Process(target=watched, args=(words, str(log), miniature.environment(), str(out)))
+    process.start()
+    process.join(600)
+    assert process.exitcode == 0, log.read_text()
+    assert json.loads(out.read_text()) == {
+        "upstreams": True,
+        "teacher": True,
+        "passes": True,
+        "optimizers": True,
+        "optimized": 0,
+        "trainable": 0,
+        "gradients": 0,
+        "training": 0,
+    }
+
+
+def test_upstreams_are_in_no_file_of_the_run(launched):
+    names = set()
+    for path in launched[0].rglob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            names |= set(file.keys())
+    assert names and not [name for name in names if "upstreams" in name]
+
+
+@pytest.fixture
+def fails(miniature: Miniature):
+    """Runs `python distill.py` with these words; what it says, which is short and has no traceback."""
+
+    def go(words: list[str]) -> str:
+        job = miniature.start(words)
+        assert job.code() == 1, job.said()
+        said = job.said().partition("distill.py: ")[2]
+        assert said and "Traceback" not in job.said()
+        assert len(said.splitlines()) <= 6, said
+        return said
+
+    return go
+
+
+WRONG = {
+    "a typo in a key": (["distill.step=3"], ["'distill.step'", "did you mean 'steps'?"]),
+    "a key of another section": (["steps=3"], ["'steps'", "did you mean fit.steps or distill.steps"]),
+    "a wrong type": (["fit.steps=many"], ["fit.steps wants an int", "'many'"]),
+    "a value out of bounds": (["distill.warmup=1.5"], ["distill.warmup must be", "below 1", "1.5"]),
+    "no number of steps": (["evaluate.batch=0"], ["evaluate.batch must be", "0"]),
+    "an unknown scale": (["scale=minni"], ["scale", "'minni'", "did you mean 'mini'?"]),
+    "an unknown stage": (["stages=[fit,destill]"], ["stages", "'destill'", "did you mean 'distill'?"]),
+    "an unknown family": (["teacher.upstreams=[wavml]"], ["'wavml'", "did you mean 'wavlm'?"]),
+    "an unknown architecture": (["student.architecture=hubart"], ["'hubart'", "hubert"]),
+    "no key at all": (["fast"], ["'fast'", "key=value"]),
+    "a missing checkpoint": (["teacher.checkpoints.wavlm=./nowhere"], ["./nowhere", "no such folder", "scale=mini"]),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_a_user_can_get_wrong_is_told_in_a_few_lines(miniature: Miniature, fails, tmp_path, what):
+    given, expected = WRONG[what]
+    said = fails(miniature.words(tmp_path, *given))
+    for words in expected:
+        assert words in said
+
+
+def test_an_unknown_recipe_names_the_known_ones(fails):
+    said = fails(["recipe=wavlm+wisper"])
+    assert "unknown recipe 'wavlm+wisper'" in said and "did you mean 'wavlm+whisper'?" in said and "hubert" in said
+
+
+def test_another_recipe_in_an_old_folder_says_what_differs_and_leaves_it_alone(miniature: Miniature, fails, launched):
+    before = files(launched[0])
+    said = fails(miniature.words(launched[0].parent, "distill.steps=7", "student.layers=3"))
+    assert "differ in distill.steps, student.layers" in said and "name=" in said
+    assert str(launched[0] / "recipe.yaml") in said
+    assert files(launched[0]) == before
+
+
+def test_a_run_goes_on_by_its_own_recipe(miniature: Miniature, launched):
+    run = launched[0]
+    said = miniature.run([f"recipe={run / 'recipe.yaml'}"])
+    assert "to do:" not in said and "log-mel" in said
+
+
+@pytest.mark.parametrize("place", ["runs", "run", "parent"])
+def test_a_run_folder_that_cannot_be_made_is_named(miniature: Miniature, fails, tmp_path, place):
+    """A file where a folder is wanted: to root no folder is read-only."""
+    runs = {"runs": tmp_path / "runs", "run": tmp_path, "parent": tmp_path / "runs" / "deeper"}[place]
+    (tmp_path / "run" if place == "run" else tmp_path / "runs").write_text("a file")
+    assert str(runs) in fails(miniature.words(runs))
+
+
+def test_a_read_only_run_folder_is_named(monkeypatch, tmp_path):
+    from distill import run
+    from distill.recipe import Recipe
+
+    def refuse(self: Path, *args, **settings) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(OSError, match=r"Permission denied.*environment\.json"):
+        run.open_run(Recipe("wavlm+whisper", name="run", runs=str(tmp_path)))
+
+
+def test_the_plain_command_itself_fails_without_a_traceback(miniature: Miniature, tmp_path):
+    """Not a fork: `python distill.py`, as a user types it."""
+    words = [sys.executable, "distill.py", *miniature.words(tmp_path, "fit.step=1")]
+    done = subprocess.run(words, cwd=ROOT, env=miniature.environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("distill.py: unknown key 'fit.step'") and "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 4
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_stage_out_of_order_says_what_comes_before(miniature: Miniature, fails, tmp_path):
+    said = fails(miniature.words(tmp_path, "stages=[distill]"))
+    assert "no finished stage fit" in said and "stages=[fit,distill]" in said

@@ -1,0 +1,181 @@
+"""Where the values of a recipe come from, and what is said about a wrong one."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from distill.recipe import RECIPES, Recipe, RecipeError, changed, load, menu, read_saved, save, text, usage
+
+FAMILIES = ("hubert", "wavlm", "whisper")
+
+
+def recipe(*words: str, folder: Path = RECIPES) -> Recipe:
+    return load(words, FAMILIES, folder)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Recipes of our own, so that these tests do not depend on tuned numbers."""
+    (tmp_path / "scales").mkdir()
+    checkpoints = "teacher: {checkpoints: {hubert: h, wavlm: w, whisper: s}}"
+    (tmp_path / "scales" / "mini.yaml").write_text(
+        f"# small\n{checkpoints}\ndistill: {{steps: 10, clip: 0.1, warmup: 0.2}}"
+    )
+    (tmp_path / "scales" / "base.yaml").write_text(f"# large\n{checkpoints}\ndistill: {{steps: 99}}")
+    (tmp_path / "hubert+whisper.yaml").write_text("# two\ndistill: {steps: 20, clip: 0.2}")
+    return tmp_path
+
+
+def test_command_line_over_recipe_over_scale_over_default(folder):
+    made = recipe("recipe=hubert+whisper", "distill.steps=30", folder=folder).distill
+    assert (made.steps, made.clip, made.warmup) == (30, 0.2, 0.2)
+    assert made.weight_decay == Recipe("x").distill.weight_decay
+
+
+def test_the_scale_is_chosen_on_the_command_line(folder):
+    made = recipe("recipe=hubert", "scale=base", folder=folder)
+    assert (made.distill.steps, made.scale, made.name) == (99, "base", "hubert-base")
+
+
+@pytest.mark.parametrize("name", menu(RECIPES))
+@pytest.mark.parametrize("scale", menu(RECIPES / "scales"))
+def test_every_recipe_loads_at_every_scale(name, scale):
+    made = recipe(f"recipe={name}", f"scale={scale}")
+    assert made.teacher.upstreams == name.split("+")
+    assert set(made.teacher.checkpoints) == set(made.teacher.upstreams)
+
+
+@pytest.mark.parametrize("path", [*menu(RECIPES).values(), *menu(RECIPES / "scales").values()], ids=str)
+def test_every_recipe_opens_with_what_it_is(path):
+    assert path.read_text().startswith("# ")
+
+
+def test_families_need_no_file_and_no_order():
+    made = recipe("recipe=whisper+wavlm+hubert")
+    assert made.recipe == "hubert+wavlm+whisper"
+    assert made.teacher.upstreams == ["hubert", "wavlm", "whisper"]
+    assert recipe("recipe=whisper+wavlm") == recipe("recipe=wavlm+whisper")
+
+
+def test_a_saved_recipe_runs_again(tmp_path):
+    made = recipe("recipe=wavlm+whisper", "scale=base", "seed=3", "evaluate.tasks=[asr]", "name=mine")
+    save(made, tmp_path / "recipe.yaml")
+    assert load([f"recipe={tmp_path}/recipe.yaml"], FAMILIES) == made
+    assert read_saved(tmp_path / "recipe.yaml") == made
+    assert load([f"recipe={tmp_path}/recipe.yaml", "name=other"], FAMILIES) == replace(made, name="other")
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_a_saved_recipe_keeps_its_scale(tmp_path):
+    save(recipe("recipe=wavlm", "scale=base"), tmp_path / "recipe.yaml")
+    with pytest.raises(RecipeError, match="scale=base, scale=mini cannot change it"):
+        load([f"recipe={tmp_path}/recipe.yaml", "scale=mini"], FAMILIES)
+
+
+def test_a_file_of_ones_own_may_say_little(tmp_path):
+    (tmp_path / "mine.yaml").write_text("teacher: {upstreams: [whisper]}\nscale: base")
+    made = load([f"recipe={tmp_path}/mine.yaml"], FAMILIES)
+    assert (made.recipe, made.name, made.teacher.upstreams) == ("mine", "mine-base", ["whisper"])
+
+
+def test_dicts_and_lists_on_the_command_line():
+    made = recipe(
+        "recipe=wavlm",
+        "teacher.checkpoints.wavlm=my/own",
+        "student={layers: 2, width: 64}",
+        "distill.layers=2",
+        "distill.layer_weights=[1, 0.5]",
+        "evaluate.steps.asr=7",
+        "stages=[evaluate]",
+    )
+    assert made.teacher.checkpoints == {"wavlm": "my/own"}
+    assert (made.student.layers, made.student.width) == (2, 64)
+    assert made.distill.layer_weights == [1.0, 0.5]
+    assert made.evaluate.steps["asr"] == 7
+    assert set(made.evaluate.steps) > {"asr"}
+    assert made.stages == ["evaluate"]
+
+
+def test_only_what_changes_a_result_counts_as_changed():
+    old = recipe("recipe=wavlm")
+    new = recipe("recipe=wavlm", "distill.steps=3", "teacher.checkpoints.wavlm=x", "evaluate.steps.sv=1")
+    assert changed(old, new) == ["distill.steps", "evaluate.steps.sv", "teacher.checkpoints.wavlm"]
+    harmless = ("stages=[fit]", "runs=elsewhere", "name=n", "distill.save_every=7", "distill.log_every=7")
+    assert changed(old, recipe("recipe=wavlm", *harmless)) == []
+
+
+WRONG = {
+    "recipe=": ["say which recipe", "recipe=wavlm+whisper"],
+    "recipe=wavlm+wisper": ["unknown recipe", "'wisper'", "did you mean 'wavlm+whisper'?"],
+    "recipe=wavlm+wavlm": ["names an upstream twice"],
+    "recipe=no/such.yaml": ["cannot read no/such.yaml"],
+    "scale=bass": ["there is no 'bass'", "did you mean 'base'?", "base, large, mini"],
+    "distil.steps=3": ["unknown key 'distil.steps'", "did you mean 'distill'?", "keys: recipe, scale"],
+    "distill.stepz=3": ["did you mean 'steps'?", "under distill: steps, batch_seconds"],
+    "batch_seconds=3": ["did you mean fit.batch_seconds or distill.batch_seconds?"],
+    "distill.steps.x=3": ["distill.steps is one value"],
+    "student=3": ["student is a section"],
+    "distill.steps=many": ["distill.steps wants an int, got 'many'"],
+    "distill.steps=1.5": ["wants an int, got 1.5"],
+    "distill.steps=null": ["wants an int, got None"],
+    "distill.clip=hard": ["wants a number, got 'hard'"],
+    "student.conv_kernel=[1, x]": ["wants a list, each an int"],
+    "stages=fit": ["stages wants a list", "got 'fit'"],
+    "stages=[fit": ["cannot read the value", "stages=[a,b]"],
+    "stages=[]": ["stages is empty"],
+    "stages=[fit,destill]": ["there is no 'destill'", "did you mean 'distill'?"],
+    "fit.tasks=[asr,sid]": ["fit.tasks: there is no 'sid'", "asr, sv, er, lid"],
+    "evaluate.tasks=[sid]": ["evaluate.tasks", "'sid'"],
+    "distill.loss=l2": ["distill.loss: there is no 'l2'", "l1_cosine"],
+    "distill.steps=-1": ["distill.steps must be at least 0, got -1"],
+    "distill.warmup=1": ["at least 0 and below 1, got 1"],
+    "distill.warmup=nan": ["got nan"],
+    "distill.clip=inf": ["got inf"],
+    "fit.batch_seconds=0": ["fit.batch_seconds must be above 0, got 0"],
+    "student.heads=5": ["must be a multiple of student.heads=5"],
+    "student.conv_stride=[5]": ["student.conv_stride has 1 values and student.conv_kernel has 5"],
+    "distill.layer_weights=[1]": ["distill.layer_weights has 1 values and distill.layers is"],
+    "distill.layers=99": ["need as many student layers"],
+    "student.initialise=whisper": ["student.initialise: there is no 'whisper'", "there are: wavlm"],
+    "teacher.checkpoints.hubert=x": ["teacher.checkpoints: there is no 'hubert'"],
+    "name=a/b": ["must be the name of one folder", "runs=<folder>"],
+    "name=..": ["must be the name of one folder"],
+    "name=${oc.env:HOME}": ["not looked up"],
+    "steps": ["every argument is key=value"],
+}
+
+
+@pytest.mark.parametrize("word", WRONG)
+def test_a_mistake_is_named_with_the_way_out_in_a_few_lines(word):
+    words = [word] if word.startswith("recipe=") else ["recipe=wavlm", word]
+    with pytest.raises((RecipeError, ValueError)) as caught:
+        recipe(*words)
+    for part in WRONG[word]:
+        assert part in str(caught.value)
+    assert str(caught.value).count("\n") <= 3
+
+
+@pytest.mark.parametrize(
+    "content", ["- a\n- b", "a: [", "distill: {stepz: 1}", "\x00", "distill: {steps: 1, steps: 2}"]
+)
+def test_a_mistake_in_a_file_names_the_file(tmp_path, content):
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(RecipeError, match=str(path)):
+        load([f"recipe={path}"], FAMILIES)
+
+
+def test_a_family_without_a_checkpoint_is_named(folder):
+    with pytest.raises(RecipeError, match=r"teacher\.checkpoints\.data2vec=<name or folder>"):
+        load(["recipe=data2vec"], [*FAMILIES, "data2vec"], folder)
+
+
+def test_usage_lists_what_there_is():
+    said = usage(FAMILIES)
+    for name in [*menu(RECIPES), *menu(RECIPES / "scales"), *FAMILIES, "distill.", "batch_seconds"]:
+        assert name in said
+
+
+def test_text_is_the_whole_recipe():
+    assert "interface_weight" in text(recipe("recipe=wavlm"))
