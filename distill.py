@@ -39,16 +39,12 @@ def run(recipe: Recipe) -> None:
     runtime.finish(accelerator)
     if waiting:
         train = splits["train"]
-        say(
-            f"to do: {', '.join(waiting)}; {train.seconds() / 3600:.2f} h of training audio in {len(train)} clips"
-        )
+        say(f"to do: {', '.join(waiting)}; {train.seconds() / 3600:.2f} h of training audio in {len(train)} clips")
         teacher = build_teacher(recipe.teacher, recipe.seed)
         if "fit" in recipe.stages:
             stages.fit_teacher(place, teacher, train, MACHINE)
         if "distill" in recipe.stages:
-            stages.distill_student(
-                place, teacher, new_student(recipe, teacher), train, MACHINE, exporter(recipe)
-            )
+            stages.distill_student(place, teacher, new_student(recipe, teacher), train, MACHINE, exporter(recipe))
         if "evaluate" in recipe.stages:
             stages.evaluate(place, rows(place, teacher), splits, MACHINE)
     if "evaluate" in recipe.stages:
@@ -61,9 +57,7 @@ def new_student(recipe: Recipe, teacher: FusedTeacher):
     """The student before it has learned, started from an upstream where the recipe wants that."""
     student = make_student(recipe.student, recipe.seed)
     if recipe.student.initialise:
-        upstream = dict(zip(recipe.teacher.upstreams, teacher.encoders(), strict=True))[
-            recipe.student.initialise
-        ]
+        upstream = dict(zip(recipe.teacher.upstreams, teacher.encoders(), strict=True))[recipe.student.initialise]
         start_from(student, upstream, recipe.student.initial_layers)
     return student
 

@@ -184,9 +184,8 @@ def train_all(
     steps = {"fit": training(clock, *fitting(clock, teacher, recipe.fit.tasks, clips), recipe.fit, 1)}
     clock.watch("fusion", teacher.fusion)
     layers = [layer for _, layer in pairs(student.layers, teacher.layers, settings.layers)]
-    interface = teacher.interface if settings.interface_weight else None
-    supervision = Supervision(Frozen(teacher), layers, interface)
-    heard = hearing(supervision, clips, settings.forward_seconds, clock.device)
+    supervision = Supervision(teacher, layers, summary=settings.interface_weight > 0)
+    heard = hearing(Frozen(supervision), clips, settings.forward_seconds, clock.device)
     few = some(clips, len(clips) * (WARM + STEPS) * settings.batch_seconds / clips.seconds())
     recall = memory(supervision, few, settings.forward_seconds, clock.device)
     passes = accumulation(settings.batch_seconds, settings.forward_seconds, 1)

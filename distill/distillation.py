@@ -14,7 +14,6 @@ from distill.data.batches import Batch
 from distill.data.clips import Clips
 from distill.distiller import Distiller, Outcome, pairs
 from distill.features import Encoder
-from distill.frozen import Frozen
 from distill.loop import Plan, optimizer, train
 from distill.losses import Agreement
 from distill.recipe import Distill
@@ -78,8 +77,7 @@ def distill(
     The interface's output is one more target where settings.interface_weight is not 0.
     """
     chosen = pairs(student.layers, teacher.layers, settings.layers)
-    interface = teacher.interface if settings.interface_weight else None
-    supervision = Supervision(Frozen(teacher), [layer for _, layer in chosen], interface)
+    supervision = Supervision(teacher, [layer for _, layer in chosen], summary=settings.interface_weight > 0)
     distiller = build(student, teacher, settings, chosen, plan.seed)
     blank = deepcopy(distiller)
     model, trainer = accelerator.prepare(distiller, optimizer(distiller, settings.weight_decay))

@@ -55,9 +55,7 @@ class Distiller(nn.Module):
         self.weights = tuple(weight / sum(weights) for weight in weights)  # no buffer: bf16 would round it
         self.interface_weight = interface_weight
 
-    def forward(
-        self, audio_BN: Tensor, lengths_B: Tensor, targets: Features, interface_BTD: Tensor | None
-    ) -> Outcome:
+    def forward(self, audio_BN: Tensor, lengths_B: Tensor, targets: Features, interface_BTD: Tensor | None) -> Outcome:
         """targets: the K teacher layers named by `layers`; interface_BTD: on the same frames as they are."""
         if (interface_BTD is None) != (self.interface_head is None):
             raise ValueError("an interface target and interface_width belong together: give both or neither")
@@ -74,9 +72,7 @@ class Distiller(nn.Module):
         sums_1, _, interface = self._compare(pred_B1TD, stack, heard)
         return Outcome(loss_sum + self.interface_weight * sums_1.sum(), count, agreement, interface)
 
-    def _compare(
-        self, pred_BKTD: Tensor, targets: Features, heard: Features
-    ) -> tuple[Tensor, Tensor, Agreement]:
+    def _compare(self, pred_BKTD: Tensor, targets: Features, heard: Features) -> tuple[Tensor, Tensor, Agreement]:
         """Per-layer loss sums, valid frames and agreement, on the student's frames."""
         target_BKTD = align_time(targets, heard.grid, heard.lengths, frames=heard.hidden.shape[2]).hidden
         mask_BT = heard.mask()

@@ -31,9 +31,7 @@ class Evaluate:
 
     tasks: list[str] = field(default_factory=lambda: list(TASKS))
     interface: str = "hconv"
-    learning_rates: list[float] = field(
-        default_factory=lambda: [1e-3, 3e-3, 1e-2]
-    )  # chosen from on validation
+    learning_rates: list[float] = field(default_factory=lambda: [1e-3, 3e-3, 1e-2])  # chosen from on validation
     seeds: list[int] = field(default_factory=lambda: [0, 1])  # the first one chooses the rate
     steps: dict[str, int] = field(default_factory=lambda: {"asr": 600, "sv": 400, "er": 400, "lid": 400})
     batch: int = 16  # clips per step
@@ -149,9 +147,7 @@ def hear_splits(
         for task, rows in used.items():
             _demand(len(rows) > 0, f"{task}: none of the {len(clips)} clips of the {part} split is for it")
         union = np.unique(np.concatenate(list(used.values())))
-        cache = FrameCache.extract(
-            encoder, clips.select(union.tolist()), standardise, settings.forward_seconds, device
-        )
+        cache = FrameCache.extract(encoder, clips.select(union.tolist()), standardise, settings.forward_seconds, device)
         for task, rows in used.items():
             heard[task][part] = Split(clips.select(rows.tolist()), cache, np.searchsorted(union, rows))
     return heard
@@ -255,9 +251,7 @@ def table(result: dict) -> str:
         )
         for line in lines
     ]
-    note = (
-        "Test split, in percent: mean over seeds (half their range); - lower is better, + higher is better."
-    )
+    note = "Test split, in percent: mean over seeds (half their range); - lower is better, + higher is better."
     return "\n".join([*padded, note])
 
 

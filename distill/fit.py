@@ -1,6 +1,6 @@
 """The fit stage: calibrate the scales of the upstreams, train what the fusion learns, the interface, the task heads."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,13 @@ from distill import runtime
 from distill.data.batches import Batch, epoch
 from distill.data.clips import Clips, pad
 from distill.features import SAMPLE_RATE, Encoder, Features
-from distill.fusion import Fusion, Moments
+from distill.fusion import Fusion, Moments, Standardiser
 from distill.interface import HConv, WeightedSum
 from distill.loop import Plan, optimizer, train
 from distill.tasks import Task
 from distill.teacher import FusedTeacher
+
+SHARE = 60.0  # seconds of audio in one pass of a calibration
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,7 @@ class Fitting(nn.Module):
         self.tasks = {task.name: task for task in tasks}
         self.heads = nn.ModuleDict({task.name: task.head(interface.width) for task in tasks})
 
-    def forward(
-        self, stacks: list[Features], targets: dict[str, list[Tensor | None]], progress: float
-    ) -> Tensor:
+    def forward(self, stacks: list[Features], targets: dict[str, list[Tensor | None]], progress: float) -> Tensor:
         """Loss sums of every task over its own clips: (J,)."""
         fused = self.fusion(stacks)
         frames_BTD = self.interface(fused.hidden)
@@ -90,9 +90,7 @@ class Fit:
         stacks = [upstream(batch.audio, batch.lengths) for upstream in self.upstreams]
         targets = {labels.task.name: [labels.targets[row] for row in batch.rows] for labels in self.labels}
         sums_J = model(stacks, targets, progress)
-        counts_J = torch.tensor(
-            [float(labels.count(batch.rows)) for labels in self.labels], device=sums_J.device
-        )
+        counts_J = torch.tensor([float(labels.count(batch.rows)) for labels in self.labels], device=sums_J.device)
         return (sums_J / batch.counts).sum(), torch.cat([sums_J.detach(), counts_J]).double()
 
     def read(self, tally: Tensor) -> dict[str, float]:
@@ -103,31 +101,29 @@ class Fit:
         return {"loss": sum(losses)} | values
 
 
-def calibrate(
+def measure(
     accelerator: Accelerator,
-    upstreams: Sequence[Encoder],
-    fusion: Fusion,
+    encoders: Sequence[Encoder],
+    standardisers: Iterable[Standardiser],
     clips: Clips,
     seconds: float,
     seed: int,
 ) -> None:
-    """Measure mean and deviation of every layer and channel on about `seconds` of audio; all processes share it."""
-    share = 0.0
-    moments = [Moments.empty(upstream.layers, upstream.width, accelerator.device) for upstream in upstreams]
-    for number, rows in enumerate(epoch(clips.samples, 60.0, seed, 0)):
-        if share >= seconds:
+    """Calibrate one standardiser per encoder on about `seconds` of audio, shared out to all processes."""
+    heard = 0.0
+    moments = [Moments.empty(encoder.layers, encoder.width, accelerator.device) for encoder in encoders]
+    for number, rows in enumerate(epoch(clips.samples, SHARE, seed, 0)):
+        if heard >= seconds:
             break
-        share += clips.samples[rows].sum() / SAMPLE_RATE
+        heard += clips.samples[rows].sum() / SAMPLE_RATE
         if number % accelerator.num_processes != accelerator.process_index:
             continue
-        audio_BN, lengths_B = (
-            part.to(accelerator.device) for part in pad([clips.audio(row) for row in rows])
-        )
-        for upstream, moment in zip(upstreams, moments, strict=True):
-            moment.update(upstream(audio_BN, lengths_B))
-    for standardise, moment in zip(fusion.standardise, moments, strict=True):
-        summed = [accelerator.reduce(part, "sum") for part in moment.state()]
-        standardise.calibrate(Moments(*summed))
+        audio_BN, lengths_B = (part.to(accelerator.device) for part in pad([clips.audio(row) for row in rows]))
+        for encoder, moment in zip(encoders, moments, strict=True):
+            with torch.no_grad():
+                moment.update(encoder(audio_BN, lengths_B))
+    for standardise, moment in zip(standardisers, moments, strict=True):
+        standardise.calibrate(Moments(*(accelerator.reduce(part, "sum") for part in moment.state())))
 
 
 def fit(

@@ -26,9 +26,7 @@ def by_length(samples: np.ndarray, seconds: float) -> Iterator[np.ndarray]:
 
 
 @torch.no_grad()
-def hear(
-    encoder: Encoder, clips: Clips, seconds: float, device: torch.device
-) -> Iterator[tuple[np.ndarray, Features]]:
+def hear(encoder: Encoder, clips: Clips, seconds: float, device: torch.device) -> Iterator[tuple[np.ndarray, Features]]:
     """Rows of a batch and their features, until every clip has been heard."""
     encoder.eval()
     for rows in by_length(clips.samples, seconds):
@@ -71,9 +69,7 @@ class FrameCache:
                 start, length = int(starts[row]), int(lengths[row])
                 hidden_FLD[start : start + length] = hidden_TLD[:length]
         if not bool(hidden_FLD.isfinite().all()):
-            raise ValueError(
-                f"{type(encoder).__name__} gives features that are not finite numbers within float16"
-            )
+            raise ValueError(f"{type(encoder).__name__} gives features that are not finite numbers within float16")
         return cls(hidden_FLD, starts, lengths, encoder.grid.rate)
 
     def batch(

@@ -79,7 +79,5 @@ class LogMel(Encoder):
         frames_B = demand_frames(self, lengths_B)
         log_BMT = (log_power(audio_BN, self.CHANNELS, centred=False) + 4.0) / 4.0
         frames = log_BMT.shape[2] // self.STACK
-        hidden_BTD = (
-            log_BMT[..., : frames * self.STACK].transpose(1, 2).reshape(len(audio_BN), frames, self.width)
-        )
+        hidden_BTD = log_BMT[..., : frames * self.STACK].transpose(1, 2).reshape(len(audio_BN), frames, self.width)
         return Features(zero_padding(hidden_BTD[:, None], frames_B), frames_B, self.grid)

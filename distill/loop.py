@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +22,7 @@ from distill.data.batches import Batch, Batches
 from distill.data.clips import Clips
 
 
-class NonFiniteLoss(ValueError):
+class NonFiniteLossError(ValueError):
     """A loss that is not a number; the step it belongs to was not taken."""
 
 
@@ -87,7 +88,7 @@ def train(
 ) -> None:
     """Train a prepared model, going on from the newest checkpoint in `folder/checkpoints/<stage>`.
 
-    Raises NonFiniteLoss before the step that would have used it.
+    Raises NonFiniteLossError before the step that would have used it.
     """
     checkpoints = Checkpoints(folder / "checkpoints" / plan.stage)
     start = checkpoints.load(accelerator)
@@ -104,24 +105,24 @@ def train(
         processes=accelerator.num_processes,
     )
     passes = accelerator.num_processes * plan.passes  # DeepSpeed averages over these; we have divided already
-    for item, batch in enumerate(DataLoader(batches, batch_size=None)):
-        step = start + item // plan.passes
-        if item % plan.passes == 0:
-            for group in trainer.param_groups:
-                group["lr"] = rate(plan, step)
-        torch.manual_seed(seed_of(plan.seed, item + start * plan.passes, accelerator.process_index))
-        with accelerator.accumulate(model):
-            loss, tally = objective.outcome(model, batch.to(accelerator.device), step / plan.steps)
-            demand_finite(accelerator, loss, step, batch.ids)
-            accelerator.backward(loss * passes)
-            trainer.step()
-            trainer.zero_grad()
-        journal.add(tally, batch)
-        if (item + 1) % plan.passes == 0:
-            journal.step(step + 1, rate(plan, step))
-            if (step + 1) % plan.save_every == 0 and step + 1 < plan.steps:
-                checkpoints.save(accelerator, step + 1)
-    journal.close()
+    with closing(journal):
+        for item, batch in enumerate(DataLoader(batches, batch_size=None)):
+            step = start + item // plan.passes
+            if item % plan.passes == 0:
+                for group in trainer.param_groups:
+                    group["lr"] = rate(plan, step)
+            torch.manual_seed(seed_of(plan.seed, item + start * plan.passes, accelerator.process_index))
+            with accelerator.accumulate(model):
+                loss, tally = objective.outcome(model, batch.to(accelerator.device), step / plan.steps)
+                demand_finite(accelerator, loss, step, batch.ids)
+                accelerator.backward(loss * passes)
+                trainer.step()
+                trainer.zero_grad()
+            journal.add(tally, batch)
+            if (item + 1) % plan.passes == 0:
+                journal.step(step + 1, rate(plan, step))
+                if (step + 1) % plan.save_every == 0 and step + 1 < plan.steps:
+                    checkpoints.save(accelerator, step + 1)
 
 
 def seed_of(seed: int, number: int, process: int) -> int:
@@ -130,13 +131,13 @@ def seed_of(seed: int, number: int, process: int) -> int:
 
 
 def demand_finite(accelerator: Accelerator, loss: Tensor, step: int, ids: list[str]) -> None:
-    """Raise NonFiniteLoss in every process if the loss of any is not a number."""
+    """Raise NonFiniteLossError in every process if the loss of any is not a number."""
     bad = (~loss.detach().isfinite()).float()
     if float(accelerator.reduce(bad, "sum")) > 0:
         shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
         whose = f"clips {shown}" if float(bad) else "clips of another process"
-        raise NonFiniteLoss(
-            f"step {step}: the loss is {float(loss)} ({whose}); the step was not taken. "
+        raise NonFiniteLossError(
+            f"step {step}: the loss is {float(loss.detach())} ({whose}); the step was not taken. "
             "Listen to these clips, or lower learning_rate; the last checkpoint is kept"
         )
 
@@ -196,13 +197,9 @@ class Journal:
         if self.accelerator.is_main_process:
             with self.path.open("a") as file:
                 file.write(json.dumps({"stage": self.plan.stage, "step": step} | values) + "\n")
-        self.accelerator.log(
-            {f"{self.plan.stage}/{name}": value for name, value in values.items()}, step=step
-        )
+        self.accelerator.log({f"{self.plan.stage}/{name}": value for name, value in values.items()}, step=step)
         shown = next(iter(values))
-        self.bar.set_postfix_str(
-            f"{shown} {values[shown]:.3f}, {values['audio_seconds_per_second']:.0f} x real time"
-        )
+        self.bar.set_postfix_str(f"{shown} {values[shown]:.3f}, {values['audio_seconds_per_second']:.0f} x real time")
         self._restart()
 
     def close(self) -> None:

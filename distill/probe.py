@@ -49,9 +49,7 @@ class Probe(nn.Module):
         return self.head(self.interface(hidden_BLTD), lengths_B)
 
 
-def train(
-    task: Task, split: Split, budget: Budget, rate: float, seed: int, device: torch.device
-) -> Probe | None:
+def train(task: Task, split: Split, budget: Budget, rate: float, seed: int, device: torch.device) -> Probe | None:
     """A probe trained with this highest learning rate; None when it diverged. Equal seeds, equal probes."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -66,9 +64,7 @@ def train(
             group["lr"] = rate * schedule(step, budget)
         hidden_BLTD, lengths_B = split.cache.batch(split.rows[chosen], crop, generator)
         outputs = probe(hidden_BLTD.to(device), lengths_B.to(device))
-        total, count = task.loss(
-            outputs, lengths_B.to(device), [targets[i] for i in chosen], step / budget.steps
-        )
+        total, count = task.loss(outputs, lengths_B.to(device), [targets[i] for i in chosen], step / budget.steps)
         if not bool(total.isfinite()):
             return None
         optimizer.zero_grad()
@@ -79,9 +75,7 @@ def train(
 
 
 @torch.no_grad()
-def score(
-    task: Task, probe: Probe | None, split: Split, batch: int, device: torch.device
-) -> dict[str, float]:
+def score(task: Task, probe: Probe | None, split: Split, batch: int, device: torch.device) -> dict[str, float]:
     """The task's metrics on a whole split, in percent; the worst value for a probe that diverged."""
     if probe is None:
         return {task.metric: task.worst}

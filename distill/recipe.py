@@ -120,7 +120,7 @@ class Distill:
     loss: str = within("l1_cosine", menu=LOSSES)
     layers: int = within(4, least=1)  # K evenly spaced pairs of a student layer and a fused layer
     layer_weights: list[float] = within((), least=0)  # one for each pair; empty: equal
-    interface_weight: float = within(0.0, least=0)  # of the interface's output as a target too; 0: none
+    interface_weight: float = within(0.5, least=0)  # of the interface's output as a target too; 0: none
     save_every: int = within(100, least=1)  # optimizer steps
     log_every: int = within(10, least=1)  # optimizer steps
 
@@ -148,14 +148,10 @@ class Recipe:
     def __post_init__(self):
         check("", self)
         if Path(self.name).name != self.name or self.name == "..":
-            raise RecipeError(
-                f"name={self.name} must be the name of one folder; where it lies is runs=<folder>"
-            )
+            raise RecipeError(f"name={self.name} must be the name of one folder; where it lies is runs=<folder>")
         if self.distill.layers > self.student.layers:
             pairs, layers = self.distill.layers, self.student.layers
-            raise RecipeError(
-                f"distill.layers={pairs} pairs need as many student layers, student.layers={layers}"
-            )
+            raise RecipeError(f"distill.layers={pairs} pairs need as many student layers, student.layers={layers}")
 
 
 def load(argv: Sequence[str], families: Collection[str], folder: Path = RECIPES) -> Recipe:
@@ -168,18 +164,14 @@ def load(argv: Sequence[str], families: Collection[str], folder: Path = RECIPES)
     scale = given.get("scale", science.get("scale", "mini"))
     if science.get("scale", scale) != scale:
         written = science["scale"]
-        raise RecipeError(
-            f"the recipe file is for scale={written}, scale={scale} cannot change it; leave scale= out"
-        )
+        raise RecipeError(f"the recipe file is for scale={written}, scale={scale} cannot change it; leave scale= out")
     scales = menu(folder / "scales")
     listed("scale", scale, scales)
     tree = OmegaConf.structured(Recipe)
     for values in ({"recipe": name}, read(scales[scale]), science, given):
         for key, value in values.items():
             assign(tree, key, value)
-    asked = [
-        key.removeprefix("teacher.checkpoints.") for key in given if key.startswith("teacher.checkpoints.")
-    ]
+    asked = [key.removeprefix("teacher.checkpoints.") for key in given if key.startswith("teacher.checkpoints.")]
     return complete(OmegaConf.to_object(tree), families, asked)
 
 
@@ -247,9 +239,7 @@ def arguments(argv: Sequence[str]) -> dict[str, Any]:
     for word in argv:
         key, equals, value = word.partition("=")
         if not equals:
-            raise RecipeError(
-                f"cannot read {word!r}: every argument is key=value, such as recipe=wavlm+whisper"
-            )
+            raise RecipeError(f"cannot read {word!r}: every argument is key=value, such as recipe=wavlm+whisper")
         try:
             given |= flat({key: value if kind(key) is str else yaml.safe_load(value)})
         except yaml.YAMLError:
@@ -321,11 +311,7 @@ def kind(key: str) -> Any:
 
 def elsewhere(part: str, names: Mapping[str, Any]) -> str:
     """A question that names the sections with this key, or else the nearest key."""
-    homes = [
-        f"{name}.{part}"
-        for name, kind in names.items()
-        if is_dataclass(kind) and part in get_type_hints(kind)
-    ]
+    homes = [f"{name}.{part}" for name, kind in names.items() if is_dataclass(kind) and part in get_type_hints(kind)]
     return f"; did you mean {' or '.join(homes)}?" if homes else nearest(part, names)
 
 
@@ -367,9 +353,7 @@ def complete(recipe: Recipe, families: Collection[str], asked: Sequence[str]) ->
     missing = [family for family in upstreams if family not in recipe.teacher.checkpoints]
     if missing:
         key = f"teacher.checkpoints.{missing[0]}"
-        raise RecipeError(
-            f"scale={recipe.scale} has no checkpoint for {missing[0]}; give {key}=<name or folder>"
-        )
+        raise RecipeError(f"scale={recipe.scale} has no checkpoint for {missing[0]}; give {key}=<name or folder>")
     checkpoints = {family: recipe.teacher.checkpoints[family] for family in upstreams}
     teacher = replace(recipe.teacher, upstreams=list(upstreams), checkpoints=checkpoints)
     return replace(recipe, teacher=teacher, name=recipe.name or f"{recipe.recipe}-{recipe.scale}")
@@ -394,9 +378,7 @@ def check(section: str, config: Any) -> None:
 def listed(key: str, value: str, names: Collection[str]) -> None:
     """RecipeError unless a name is on its menu."""
     if value not in names:
-        raise RecipeError(
-            f"{key}: there is no {value!r}{nearest(value, names)}\nthere are: {', '.join(names)}"
-        )
+        raise RecipeError(f"{key}: there is no {value!r}{nearest(value, names)}\nthere are: {', '.join(names)}")
 
 
 def as_many(key: str, values: Sequence[Any], other: str, count: int) -> None:

@@ -27,9 +27,7 @@ BUCKET = 2**25  # numbers reduced at once; DeepSpeed's own 5e8 holds 2 GB of a G
 DEEPSPEED_KEYS = ("zero_stage", "offload_optimizer_device", "offload_param_device", "zero3_save_16bit_model")
 
 
-def start(
-    config_file: Path, *, accumulation: int = 1, clip: float = 0.0, logs: Path | None = None
-) -> Accelerator:
+def start(config_file: Path, *, accumulation: int = 1, clip: float = 0.0, logs: Path | None = None) -> Accelerator:
     """A fresh Accelerator with DeepSpeed for one model; each stage takes its own, after `finish` on the last.
 
     The launcher's DeepSpeed settings count; where it gave none (`accelerate launch distill.py`, or plain
@@ -144,9 +142,7 @@ def join() -> None:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     if os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1"):
         if torch.cuda.is_available():
-            raise ValueError(
-                "to compute on the CPU beside a GPU, hide it: CUDA_VISIBLE_DEVICES= accelerate launch ..."
-            )
+            raise ValueError("to compute on the CPU beside a GPU, hide it: CUDA_VISIBLE_DEVICES= accelerate launch ...")
         os.environ["ACCELERATE_USE_CPU"] = "false"  # accelerate gives up DeepSpeed where this is true
     if not torch.cuda.is_available():
         import deepspeed  # here, so that `quiet` can come before what it says when it is imported
@@ -166,16 +162,12 @@ def precision() -> torch.dtype:
     """In which type a forward pass computes: the machine's `mixed_precision` on a GPU, float32 on a CPU."""
     asked = os.environ["ACCELERATE_MIXED_PRECISION"]
     if asked not in ("no", "bf16"):
-        raise ValueError(
-            f"mixed_precision {asked!r} is not supported; choose bf16 or 'no' in accelerate_config.yaml"
-        )
+        raise ValueError(f"mixed_precision {asked!r} is not supported; choose bf16 or 'no' in accelerate_config.yaml")
     if asked == "no" or not torch.cuda.is_available():
         return torch.float32
     if not torch.cuda.is_bf16_supported():
         name = torch.cuda.get_device_name()
-        raise ValueError(
-            f"{name} cannot compute in bf16; set mixed_precision: 'no' in accelerate_config.yaml"
-        )
+        raise ValueError(f"{name} cannot compute in bf16; set mixed_precision: 'no' in accelerate_config.yaml")
     return torch.bfloat16
 
 
@@ -191,9 +183,7 @@ def plugin(accumulation: int, clip: float, dtype: torch.dtype) -> DeepSpeedPlugi
         zero3_init_flag=False,
     )
     config = settings.deepspeed_config
-    config["train_micro_batch_size_per_gpu"] = (
-        1  # for DeepSpeed's bookkeeping; our batches are counted in seconds
-    )
+    config["train_micro_batch_size_per_gpu"] = 1  # for DeepSpeed's bookkeeping; our batches are counted in seconds
     config["gradient_accumulation_steps"] = accumulation
     config["gradient_clipping"] = clip
     config["zero_optimization"] |= {"reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET}

@@ -16,7 +16,7 @@ from distill.loop import Plan
 from distill.recipe import Distill, Fit
 from distill.run import Run
 from distill.tasks import TASKS
-from distill.teacher import FusedTeacher
+from distill.teacher import FusedTeacher, Summary
 
 Export = Callable[[Encoder, Mapping[str, torch.Tensor], Path], None]  # student, heads, folder
 
@@ -44,7 +44,7 @@ def fit_teacher(run: Run, teacher: FusedTeacher, clips: Clips, machine: Path) ->
         accelerator.init_trackers("fit")
         teacher.to(accelerator.device)
         seconds, seed = run.recipe.teacher.calibration_seconds, run.recipe.seed
-        fit.calibrate(accelerator, teacher.encoders(), teacher.fusion, clips, seconds, seed)
+        fit.measure(accelerator, teacher.encoders(), teacher.fusion.standardise, clips, seconds, seed)
         tasks = [TASKS[name] for name in settings.tasks]
         weights = fit.fit(
             accelerator,
@@ -55,6 +55,7 @@ def fit_teacher(run: Run, teacher: FusedTeacher, clips: Clips, machine: Path) ->
             plan(run, "fit", settings, 1),
             run.folder,
         )
+        fit.measure(accelerator, [Summary(teacher)], [teacher.summarise], clips, seconds, seed)
         if accelerator.is_main_process:
             teacher.save(run.teacher, weights)
             Checkpoints(run.folder / "checkpoints" / "fit").remove()
@@ -78,9 +79,7 @@ def distill_student(
         accelerator, teacher, student, clips, settings, plan(run, "distill", settings, passes), run.folder
     )
     if accelerator.is_main_process:
-        heads = {
-            name: weight for name, weight in distiller.state_dict().items() if not name.startswith("student.")
-        }
+        heads = {name: weight for name, weight in distiller.state_dict().items() if not name.startswith("student.")}
         export(distiller.student, heads, run.student)
         Checkpoints(run.folder / "checkpoints" / "distill").remove()
     accelerator.wait_for_everyone()

@@ -3,15 +3,16 @@
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from distill.features import Encoder, Features, parameters
+from distill.features import Encoder, Features, parameters, zero_padding
 from distill.files import writing
-from distill.fusion import Fusion, Shape
+from distill.fusion import Fusion, Shape, Standardiser
 from distill.interface import INTERFACES
 
 WEIGHTS, DESCRIPTION = "fused.safetensors", "teacher.json"
@@ -32,6 +33,7 @@ class FusedTeacher(Encoder):
             torch.manual_seed(seed)
             self.fusion = Fusion(shapes, combine, width or max(shape.width for shape in shapes))
             self.interface = INTERFACES[interface](self.fusion.layers, self.fusion.width)
+        self.summarise = Standardiser(1, self.interface.width)
         self.grid, self.layers, self.width = self.fusion.grid, self.fusion.layers, self.fusion.width
 
     def frames(self, samples_B: Tensor) -> Tensor:
@@ -40,6 +42,11 @@ class FusedTeacher(Encoder):
 
     def forward(self, audio_BN: Tensor, lengths_B: Tensor) -> Features:
         return self.fusion([encoder(audio_BN, lengths_B) for encoder in self.encoders()])
+
+    def summary(self, fused: Features) -> Features:
+        """The interface's output for a fused stack, standardised, as a stack of one layer: (B, 1, T, D')."""
+        output_B1TD = zero_padding(self.interface(fused.hidden)[:, None], fused.lengths)
+        return self.summarise(replace(fused, hidden=output_B1TD))
 
     def encoders(self) -> list[Encoder]:
         """The upstreams in the order of the fusion."""
@@ -55,6 +62,7 @@ class FusedTeacher(Encoder):
         unfinished.mkdir(parents=True)
         fitted = {f"fusion.{name}": weight for name, weight in self.fusion.state_dict().items()}
         fitted |= {f"interface.{name}": weight for name, weight in self.interface.state_dict().items()}
+        fitted |= {f"summarise.{name}": weight for name, weight in self.summarise.state_dict().items()}
         tensors = fitted | {f"heads.{name}": weight for name, weight in heads.items()}
         with writing(folder):
             save_file({name: weight.contiguous().cpu() for name, weight in tensors.items()}, unfinished / WEIGHTS)
@@ -64,10 +72,9 @@ class FusedTeacher(Encoder):
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote."""
         tensors = load_file(folder / WEIGHTS)
-        for part, module in (("fusion.", self.fusion), ("interface.", self.interface)):
-            own = {
-                name.removeprefix(part): weight for name, weight in tensors.items() if name.startswith(part)
-            }
+        parts = (("fusion.", self.fusion), ("interface.", self.interface), ("summarise.", self.summarise))
+        for part, module in parts:
+            own = {name.removeprefix(part): weight for name, weight in tensors.items() if name.startswith(part)}
             module.load_state_dict(own)
 
     def describe(self) -> dict:
@@ -88,3 +95,18 @@ class FusedTeacher(Encoder):
                 for (name, encoder), standardise in scales
             },
         }
+
+
+class Summary(Encoder):
+    """A fused teacher's interface output, standardised, as an encoder of one layer."""
+
+    def __init__(self, teacher: FusedTeacher):
+        super().__init__()
+        self.teacher, self.grid = teacher, teacher.grid
+        self.layers, self.width = 1, teacher.interface.width
+
+    def frames(self, samples_B: Tensor) -> Tensor:
+        return self.teacher.frames(samples_B)
+
+    def forward(self, audio_BN: Tensor, lengths_B: Tensor) -> Features:
+        return self.teacher.summary(self.teacher(audio_BN, lengths_B))

@@ -50,9 +50,7 @@ class ClipNorm(nn.Module):
         super().__init__()
         self.groups, self.eps = norm.num_groups, norm.eps
         self.weight, self.bias = norm.weight, norm.bias
-        self.frames: list[
-            int
-        ] = []  # of each clip, set before every pass: transformers hands its norms no lengths
+        self.frames: list[int] = []  # of each clip, set before every pass: transformers hands its norms no lengths
 
     def forward(self, hidden_BDT: Tensor) -> Tensor:
         normed_BDT = torch.zeros_like(hidden_BDT)
@@ -95,9 +93,7 @@ class Waveform(Encoder):
         frames_B = demand_frames(self, lengths_B)
         self._tell_norm(lengths_B)
         mask_BN = frame_mask(lengths_B, audio_BN.shape[1])
-        values_BN = (
-            standardise_clips(audio_BN, lengths_B) if self.normalize else audio_BN.masked_fill(~mask_BN, 0.0)
-        )
+        values_BN = standardise_clips(audio_BN, lengths_B) if self.normalize else audio_BN.masked_fill(~mask_BN, 0.0)
         with warnings.catch_warnings():  # WavLM's attention joins a boolean mask with a float bias, rightly
             warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask")
             output = self.model(

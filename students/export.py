@@ -30,9 +30,7 @@ def export(student: Waveform, heads: Mapping[str, Tensor], folder: Path, card: s
         with writing(folder):
             student.model.save_pretrained(partial)
             extractor(student).save_pretrained(partial)
-            save_file(
-                {name: weight.contiguous() for name, weight in heads.items()}, partial / "heads.safetensors"
-            )
+            save_file({name: weight.contiguous() for name, weight in heads.items()}, partial / "heads.safetensors")
         (partial / "README.md").write_text(card, encoding="utf-8")
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

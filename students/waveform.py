@@ -95,9 +95,7 @@ def demand_sizes(
 ) -> None:
     """ValueError for what no student can be built of."""
     if architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"unknown student architecture {architecture!r}, known are {', '.join(ARCHITECTURES)}"
-        )
+        raise ValueError(f"unknown student architecture {architecture!r}, known are {', '.join(ARCHITECTURES)}")
     for name, parts in (("heads", heads), ("position_groups", position_groups)):
         if width % parts:
             raise ValueError(f"width={width} must be a multiple of {name}={parts}")
@@ -124,11 +122,7 @@ def initialise(student: Waveform, upstream: StockModel, layers: Sequence[int]) -
     first = relative_positions(upstream.encoder.layers[0])
     for index, (chosen, layer) in enumerate(zip(layers, model.encoder.layers, strict=True)):
         source = upstream.encoder.layers[chosen]
-        own = {
-            name: value
-            for name, value in source.state_dict().items()
-            if name not in relative_positions(source)
-        }
+        own = {name: value for name, value in source.state_dict().items() if name not in relative_positions(source)}
         layer.load_state_dict(own | first if index == 0 else own)
 
 
@@ -152,9 +146,7 @@ def demand_same_shape(student: PretrainedConfig, upstream: PretrainedConfig) -> 
     ]
     if differ:
         raise ValueError(
-            "the student cannot start from this upstream, they differ: the upstream has "
-            + "; ".join(differ)
-            + ". "
+            "the student cannot start from this upstream, they differ: the upstream has " + "; ".join(differ) + ". "
             "Give the student the upstream's sizes, or let it start at random"
         )
 
@@ -197,8 +189,6 @@ def start_from(student: Waveform, upstream: Encoder, layers: Sequence[int]) -> N
     """Let the student begin with an upstream's front end and layers; no `layers`: evenly spaced ones."""
     encoder = upstream.encoder if isinstance(upstream, Frozen) else upstream
     if not isinstance(encoder, Waveform):
-        raise ValueError(
-            f"a student cannot start from {type(encoder).__name__}, which does not hear raw audio"
-        )
+        raise ValueError(f"a student cannot start from {type(encoder).__name__}, which does not hear raw audio")
     ours, theirs = student.layers - 1, encoder.layers - 1
     initialise(student, encoder.model, layers or [(index + 1) * theirs // ours - 1 for index in range(ours)])

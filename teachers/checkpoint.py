@@ -22,9 +22,7 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be found, read or used."""
 
 
-def open_checkpoint(
-    name: str, model_class: type[Model], extractor_class: type[Extractor]
-) -> tuple[Model, Extractor]:
+def open_checkpoint(name: str, model_class: type[Model], extractor_class: type[Extractor]) -> tuple[Model, Extractor]:
     """The model in float32 and its feature extractor; `name` is a folder or a repository on the Hub.
 
     safetensors where there is one. Older checkpoints on the Hub (microsoft/wavlm-base-plus among them) are

@@ -63,9 +63,7 @@ def prosody(audio_N: Tensor, mel_TD: Tensor) -> Tensor:
     energy = mel_TD.mean(1, keepdim=True)
     flux = (mel_TD[1:] - mel_TD[:-1]).abs().mean(1, keepdim=True)
     flux = torch.cat([flux, flux[-1:]])
-    return torch.cat(
-        [2 * level, 4 * spread, 2 * smooth(energy, 17), 20 * smooth(flux, 51), smooth(voiced, 17)], 1
-    )
+    return torch.cat([2 * level, 4 * spread, 2 * smooth(energy, 17), 20 * smooth(flux, 51), smooth(voiced, 17)], 1)
 
 
 def describe(audio: np.ndarray, frames: int) -> dict[str, Tensor]:

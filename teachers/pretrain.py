@@ -57,7 +57,8 @@ def material(settings: Pretrain) -> Material:
     spoken = Clips(build(EmbeddedCorpus(seed=settings.seed + 1000, effects=False, **sizes, **none)))
     assert recorded.ids == spoken.ids
     noisy = [recorded.audio(i) for i in range(len(recorded))]
-    return Material(noisy, [spoken.audio(i) for i in range(len(spoken))], recorded)
+    clean = [spoken.audio(i) for i in range(len(spoken))]
+    return Material(noisy, [np.resize(one, len(other)) for one, other in zip(clean, noisy, strict=True)], recorded)
 
 
 def batches(lengths: np.ndarray, settings: Pretrain) -> Iterator[np.ndarray]:
@@ -73,9 +74,7 @@ def batches(lengths: np.ndarray, settings: Pretrain) -> Iterator[np.ndarray]:
 
 def train(settings: Pretrain, modules: nn.Module, lengths: np.ndarray, loss: Callable) -> None:
     """AdamW, linear warm-up over 8 % of the steps, then linear decay; prints what `loss(clips)` reports."""
-    optimizer = torch.optim.AdamW(
-        modules.parameters(), settings.learning_rate, weight_decay=0.01, betas=(0.9, 0.98)
-    )
+    optimizer = torch.optim.AdamW(modules.parameters(), settings.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     start, heard = time.time(), 0.0
     for step, chosen in zip(range(settings.steps), batches(lengths, settings), strict=False):
         done = step / settings.steps
@@ -145,9 +144,7 @@ def mix(audio_BN: Tensor, lengths_B: Tensor, rng: np.random.Generator, share: fl
             rng.integers(int(lengths_B[clip]) - count + 1),
             rng.integers(int(lengths_B[other]) - count + 1),
         )
-        mixed[clip, at : at + count] += (
-            10 ** (-rng.uniform(0, 10) / 20) * audio_BN[other, start : start + count]
-        )
+        mixed[clip, at : at + count] += 10 ** (-rng.uniform(0, 10) / 20) * audio_BN[other, start : start + count]
     return mixed
 
 
@@ -181,9 +178,7 @@ def pretrain_waveform(settings: Pretrain) -> None:
         hidden_BT = mask_spans(frames_B, rng)
         valid_BT = torch.arange(hidden_BT.shape[1]) < frames_B[:, None]
         mask_BN = torch.arange(audio_BN.shape[1]) < lengths_B[:, None]
-        out = model(
-            normalise(audio_BN, lengths_B), attention_mask=mask_BN.long(), mask_time_indices=hidden_BT
-        )
+        out = model(normalise(audio_BN, lengths_B), attention_mask=mask_BN.long(), mask_time_indices=hidden_BT)
         masked, seen, report = 0.0, 0.0, {}
         for name, head in heads.items():
             truth = np.concatenate([labels[name][i] for i in chosen])
@@ -216,9 +211,7 @@ def main(argv: list[str]) -> None:
     """Command line: the model's name, then key=value of `Pretrain`."""
     if not argv or argv[0] not in ("wavlm", "hubert", "whisper"):
         raise SystemExit(__doc__)
-    options = OmegaConf.merge(
-        OmegaConf.structured(Pretrain), {"model": argv[0]}, OmegaConf.from_dotlist(argv[1:])
-    )
+    options = OmegaConf.merge(OmegaConf.structured(Pretrain), {"model": argv[0]}, OmegaConf.from_dotlist(argv[1:]))
     settings: Pretrain = OmegaConf.to_object(options)  # pyright: ignore[reportAssignmentType]
     torch.manual_seed(settings.seed)
     torch.set_num_threads(settings.threads)

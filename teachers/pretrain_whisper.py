@@ -29,10 +29,7 @@ def vocabulary(texts: list[str]) -> dict[str, int]:
 def tokens(clips: Clips, symbols: dict[str, int]) -> list[list[int]]:
     """Start, language, characters, end, for every clip."""
     pairs = zip(clips.column("language"), clips.column("transcript"), strict=True)
-    return [
-        [START, symbols[f"<|{language}|>"], *(symbols[letter] for letter in text), END]
-        for language, text in pairs
-    ]
+    return [[START, symbols[f"<|{language}|>"], *(symbols[letter] for letter in text), END] for language, text in pairs]
 
 
 def phone_frames(clips: Clips) -> list[np.ndarray]:

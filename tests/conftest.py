@@ -22,6 +22,8 @@ from distill.waveform import StockModel, Waveform
 from students import build_student
 from teachers.whisper import WhisperEncoder
 
+torch.set_num_threads(1)  # faster for tensors as small as ours
+
 STOCK: dict[str, tuple[type, type[StockModel]]] = {
     "wavlm": (WavLMConfig, WavLMModel),
     "hubert": (HubertConfig, HubertModel),

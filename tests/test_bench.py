@@ -102,7 +102,7 @@ def test_the_parts_of_a_fit_step_are_the_whole_of_it(clock, teacher, clips):
 
 @pytest.mark.parametrize("passes", [1, 2])
 def test_the_parts_of_a_distill_step_are_the_whole_of_it(clock, teacher, clips, build_tiny_student, passes):
-    student, supervision = build_tiny_student(), Supervision(Frozen(teacher), [1, 2], None)
+    student, supervision = build_tiny_student(), Supervision(teacher, [1, 2], summary=False)
     ours = {"data", "targets", "student", "heads, loss", "backward", "optimizer"}
     recall = memory(supervision, clips, 4.0, CPU)
     module, objective = distilling(clock, teacher, student, clips, recall, SETTINGS)
@@ -122,7 +122,7 @@ def test_padding_is_what_is_no_clips(clock, teacher, clips):
 def test_hearing_and_probing_have_a_rate_and_it_is_shown(teacher, clips):
     cache = FrameCache.extract(teacher, clips, Standardiser(teacher.layers, teacher.width), 4.0, CPU)
     rates = {name: probing(name, clips, cache, QUICK, CPU) for name in QUICK.tasks}
-    rates["teacher"] = hearing(teacher, clips, 4.0, CPU)
+    rates["teacher"] = hearing(Frozen(teacher), clips, 4.0, CPU)
     assert min(rates.values()) > 0
     steps = {"fit": {"share": {"data": 0.25, "backward": 0.75}, "padding": 0.031}}
     result = {"recipe": "a+b", "scale": "mini", "machine": "CPU", "memory_gb": 1.0}

@@ -20,12 +20,12 @@ from distill.data.embedded import EmbeddedCorpus, cache_folder, fingerprint, voi
 from distill.data.sentences import LANGUAGES
 from distill.features import SAMPLE_RATE
 
-SMALL = EmbeddedCorpus(
-    train_english=4,
+SMALL = EmbeddedCorpus(  # every voice speaks
+    train_english=70,
     train_other=1,
-    validation_english=2,
+    validation_english=10,
     validation_other=1,
-    test_english=3,
+    test_english=24,
     test_other=1,
 )
 
@@ -69,7 +69,7 @@ def lengths(count: int, seed: int = 0, longest: float = 4.0) -> np.ndarray:
 
 def test_a_seed_speaks_the_same_bytes_in_any_number_of_processes(corpora):
     first, second = corpora
-    assert len(first) > 20
+    assert set(first["speaker"]) == {voice.variant for voice in voices()}
     assert first.to_list() == second.to_list()
 
 
@@ -137,7 +137,7 @@ def test_who_is_in_which_split_does_not_depend_on_the_seed():
 
 def test_clips_are_mono_16_khz_of_the_announced_length(corpora):
     clips = Clips(corpora[0])
-    for index in range(0, len(clips), 5):
+    for index in range(0, len(clips), 9):
         audio = clips.audio(index)
         assert audio.dtype == np.float32
         assert 0.01 < np.abs(audio).max() < 1
@@ -190,7 +190,7 @@ def test_a_truncated_file_is_no_shorter_clip(kind):
     whole = wav(noise, kind=kind)
     clips = clips_of([whole, whole[: len(whole) // 2]], [32000, 32000])
     assert len(clips.audio(0)) == 32000
-    with pytest.raises(ValueError, match=r"clip-1: .*(samples where 32000 were announced|cannot be read)"):
+    with pytest.raises(ValueError, match=r"clip-1: .*(samples where 32000 were announced|cannot be read|no audio at all)"):
         clips.audio(1)
 
 

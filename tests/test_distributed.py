@@ -1,5 +1,6 @@
 """Two processes under the real launcher learn what one learns, but for the order of sums."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from miniature import CONFIG, Miniature, journal, weights
 
 STAGES = ["stages=[fit,distill]", "student.dropout=0"]  # dropout draws other masks in another process
+BOTH = os.sched_getaffinity(0)  # a core for each process, where there are two
 LEARNED = 1e-3  # how far the student's weights move at least, root mean square
 
 
@@ -29,7 +31,7 @@ def untaught(miniature: Miniature, tmp_path_factory) -> Path:
 def together(miniature: Miniature, config: Path, folder: Path, *given: str) -> tuple[Path, str]:
     """What two processes learn, and what they say."""
     launcher = ["--config_file", str(config), "--num_processes", "2", "--main_process_port", "0"]
-    said = miniature.launch(launcher, miniature.words(folder, *STAGES, *given))
+    said = miniature.launch(launcher, miniature.words(folder, *STAGES, *given), BOTH)
     return folder / "run", said
 
 
@@ -75,7 +77,7 @@ def test_two_processes_evaluate_as_one(miniature: Miniature, launched, tmp_path)
     from miniature import evaluation
 
     launcher = ["--config_file", str(CONFIG), "--num_processes", "2", "--main_process_port", "0"]
-    said = miniature.launch(launcher, miniature.words(tmp_path))
+    said = miniature.launch(launcher, miniature.words(tmp_path), BOTH)
     ours, theirs = evaluation(tmp_path / "run")["rows"], evaluation(launched[0])["rows"]
     assert ours.keys() == theirs.keys()
     for name, row in ours.items():

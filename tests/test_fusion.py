@@ -13,9 +13,7 @@ from distill.interface import HConv
 WAV2VEC2, WHISPER, SLOW = Grid(50.0, 0.0125), Grid(50.0, 0.0), Grid(25.0, 0.02)
 
 
-def stack(
-    lengths: list[int], grid: Grid = WAV2VEC2, *, layers: int = 3, width: int = 4, seed: int = 0
-) -> Features:
+def stack(lengths: list[int], grid: Grid = WAV2VEC2, *, layers: int = 3, width: int = 4, seed: int = 0) -> Features:
     """Random layers with zero padding."""
     lengths_B = torch.tensor(lengths)
     generator = torch.Generator().manual_seed(seed)
@@ -215,9 +213,7 @@ def test_a_clip_sounds_the_same_alone_and_padded_in_a_batch(combine, garbage):
     fusion = calibrated(Fusion(shapes(*stacks), combine, 8), stacks)
     alone = [Features(f.hidden[1:, :, : f.lengths[1]], f.lengths[1:], f.grid) for f in stacks]
     paddings = [~f.mask()[:, None, :, None] for f in stacks]
-    dirty = [
-        replace(f, hidden=f.hidden.masked_fill(p, garbage)) for f, p in zip(stacks, paddings, strict=True)
-    ]
+    dirty = [replace(f, hidden=f.hidden.masked_fill(p, garbage)) for f, p in zip(stacks, paddings, strict=True)]
     fused = fusion(dirty).hidden[1]
     torch.testing.assert_close(fused[:, :4], fusion(alone).hidden[0])
     assert not fused[:, 4:].any()

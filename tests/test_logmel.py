@@ -13,9 +13,7 @@ def test_log_mel_is_whispers(channels, noise):
     clips = [noise(31_000), noise(9_001) * torch.linspace(0, 3, 9_001), torch.zeros(16_000)]
     extractor = WhisperFeatureExtractor(feature_size=channels, chunk_length=2)
     wanted_BMT = extractor([clip.numpy() for clip in clips], sampling_rate=SAMPLE_RATE, return_tensors="pt")
-    window_BN = torch.stack(
-        [torch.nn.functional.pad(clip, (0, 2 * SAMPLE_RATE - len(clip))) for clip in clips]
-    )
+    window_BN = torch.stack([torch.nn.functional.pad(clip, (0, 2 * SAMPLE_RATE - len(clip))) for clip in clips])
     torch.testing.assert_close(log_mel(window_BN, channels), wanted_BMT.input_features, rtol=0, atol=1e-4)
 
 

@@ -21,6 +21,7 @@ from miniature import (
     weights,
 )
 
+BOTH = os.sched_getaffinity(0)  # a core for each of two processes, where there are two
 # In the order in which a run comes to them: each kill lets the next command come further.
 MOMENTS = [
     Moment("os.rename", "recipe.unfinished"),
@@ -115,7 +116,7 @@ def test_two_processes_killed_at_random_times_go_on_as_if_they_were_not(miniatur
         miniature.words(tmp_path / name, "stages=[fit,distill]", "distill.forward_seconds=3")
         for name in ("whole", "killed")
     )
-    assert "2 processes" in miniature.launch(launcher, whole)
+    assert "2 processes" in miniature.launch(launcher, whole, BOTH)
     draw, run = random.Random(), tmp_path / "killed" / "run"
     for pattern in ("checkpoints/fit/step*", "checkpoints/fit/*.unfinished", "checkpoints/distill/step*"):
         command = [sys.executable, "-m", "accelerate.commands.launch", *launcher, "distill.py", *killed]
@@ -130,7 +131,7 @@ def test_two_processes_killed_at_random_times_go_on_as_if_they_were_not(miniatur
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    miniature.launch(launcher, killed)
+    miniature.launch(launcher, killed, BOTH)
     same = ("student/model.safetensors", "teacher/fused.safetensors")
     assert all((run / name).read_bytes() == (tmp_path / "whole/run" / name).read_bytes() for name in same)
     assert journal(run) == journal(tmp_path / "whole/run")

@@ -42,9 +42,7 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
 def alone(stage: str) -> dict[str, Tensor]:
     """What a stage must give: a plain loop over whole batches."""
     model, (_, clip) = Model(len(stage)), STAGES[stage]
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=1.0, momentum=0.9
-    )  # unlike Adam's, its steps feel the scale
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9)  # unlike Adam's, its steps feel the scale
     for step in range(STEPS):
         optimizer.param_groups[0]["lr"] = RATES[step]
         audio_BTD, mask_BT = batch(step)
@@ -100,7 +98,7 @@ def launch(command: list[str], folder: Path, config: Path, dtype: str = "float32
     kept = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE")}
     environment = kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     words = [*command, __file__, str(folder), str(config), dtype]
-    done = subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

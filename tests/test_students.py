@@ -89,9 +89,7 @@ def test_a_student_that_cannot_be_is_refused(change, message):
 
 
 @pytest.mark.parametrize("architecture", ["hubert", "wavlm"])
-def test_started_from_the_first_layers_it_says_what_the_upstream_says(
-    architecture, build_tiny_student, noise
-):
+def test_started_from_the_first_layers_it_says_what_the_upstream_says(architecture, build_tiny_student, noise):
     upstream = build_tiny_student(architecture, layers=4, seed=1).eval()
     student = build_tiny_student(architecture, layers=2, seed=2).eval()
     initialise(student, upstream.model, [0, 1])

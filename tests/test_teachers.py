@@ -31,9 +31,7 @@ KINDS = [
 def wavlm_folder(tmp_path, build_model) -> Path:
     """A float16 WavLM as save_pretrained writes it, in the way of the mini checkpoints."""
     build_model("wavlm", norm="group").half().save_pretrained(tmp_path / "wavlm")
-    Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True).save_pretrained(
-        tmp_path / "wavlm"
-    )
+    Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True).save_pretrained(tmp_path / "wavlm")
     return tmp_path / "wavlm"
 
 
@@ -60,9 +58,7 @@ def test_a_clip_alone_is_what_transformers_says(family, norm, stable, normalize,
 def test_input_is_normalised_as_the_feature_extractor_does(noise):
     clips = [3.0 * noise(9_000) + 0.5, noise(4_321), torch.full((7_000,), 0.25)]
     extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
-    wanted = extractor(
-        [c.numpy() for c in clips], sampling_rate=SAMPLE_RATE, padding=True, return_tensors="pt"
-    )
+    wanted = extractor([c.numpy() for c in clips], sampling_rate=SAMPLE_RATE, padding=True, return_tensors="pt")
     audio_BN, lengths_B = (
         pad_sequence(clips, batch_first=True, padding_value=9.0),
         torch.tensor([9_000, 4_321, 7_000]),
@@ -88,9 +84,7 @@ def test_whisper_hears_what_transformers_hears(build_whisper, noise):
     stock = build_whisper()
     clips = [noise(30_001), noise(8_000)]
     extractor = WhisperFeatureExtractor(chunk_length=2)
-    mel = extractor(
-        [clip.numpy() for clip in clips], sampling_rate=SAMPLE_RATE, return_tensors="pt"
-    ).input_features
+    mel = extractor([clip.numpy() for clip in clips], sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
     with torch.no_grad():
         wanted_BLTD = torch.stack(stock.encoder(mel, output_hidden_states=True).hidden_states, dim=1)
         features = WhisperEncoder(stock)(pad_sequence(clips, batch_first=True), torch.tensor([30_001, 8_000]))
@@ -102,9 +96,7 @@ def test_whisper_hears_what_transformers_hears(build_whisper, noise):
 def test_whisper_refuses_what_does_not_fit_its_window(build_whisper, noise):
     encoder = WhisperEncoder(build_whisper())
     assert encoder(torch.stack([noise(32_000)]), torch.tensor([32_000])).hidden.shape[2] == 100
-    with pytest.raises(
-        ValueError, match=r"Whisper takes 2\.0 s at most, got 2\.5 s in clip 1 .* leave it out"
-    ):
+    with pytest.raises(ValueError, match=r"Whisper takes 2\.0 s at most, got 2\.5 s in clip 1 .* leave it out"):
         encoder(torch.stack([noise(40_000), noise(40_000)]), torch.tensor([9_000, 40_000]))
 
 
@@ -157,9 +149,7 @@ def test_every_family_has_every_size():
 def test_an_unknown_family_or_size_names_the_known_and_the_nearest():
     with pytest.raises(ValueError, match=r"'wavlmm', known are hubert, wavlm, whisper; did you mean wavlm\?"):
         build_upstream("wavlmm", "mini", None)
-    with pytest.raises(
-        ValueError, match=r"size of hubert 'larg', known are mini, base, large; did you mean large\?"
-    ):
+    with pytest.raises(ValueError, match=r"size of hubert 'larg', known are mini, base, large; did you mean large\?"):
         build_upstream("hubert", "larg", None)
 
 

@@ -16,9 +16,7 @@ from torch.utils.data import Dataset
 from distill.data.clips import Clips, pad
 from distill.features import SAMPLE_RATE
 
-JITTER = (
-    0.3  # seconds by which lengths are blurred before sorting, so that batches differ from epoch to epoch
-)
+JITTER = 0.3  # seconds by which lengths are blurred before sorting, so that batches differ from epoch to epoch
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,7 @@ def epoch(samples: np.ndarray, batch_seconds: float, seed: int, number: int) -> 
     order = np.argsort(samples + rng.uniform(0, JITTER * SAMPLE_RATE, len(samples)), kind="stable")
     heard = np.cumsum(samples[order]) / SAMPLE_RATE
     steps = max(int(np.ceil(heard[-1] / batch_seconds)), 1)
-    step_of = np.minimum((heard - 1e-9) * steps / heard[-1], steps - 1).astype(
-        int
-    )  # equal shares, no small rest
+    step_of = np.minimum((heard - 1e-9) * steps / heard[-1], steps - 1).astype(int)  # equal shares, no small rest
     groups = np.split(order, np.flatnonzero(np.diff(step_of)) + 1)
     return [groups[i] for i in rng.permutation(len(groups))]
 

@@ -31,9 +31,7 @@ class Clips:
     def column(self, name: str) -> list[str]:
         """One label of every clip; ValueError when the corpus does not have it."""
         if name not in self.dataset.column_names:
-            raise ValueError(
-                f"the corpus has no column {name!r}; it has {', '.join(self.dataset.column_names)}"
-            )
+            raise ValueError(f"the corpus has no column {name!r}; it has {', '.join(self.dataset.column_names)}")
         return list(self.dataset[name])
 
     def select(self, indices: Sequence[int]) -> "Clips":
@@ -64,9 +62,7 @@ def decode(source, name: str) -> np.ndarray:
     try:
         audio, rate = soundfile.read(source, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise ValueError(
-            f"{name}: cannot be read as audio ({error}); leave the file out or replace it"
-        ) from error
+        raise ValueError(f"{name}: cannot be read as audio ({error}); leave the file out or replace it") from error
     if audio.shape[1] != 1:
         raise ValueError(f"{name}: {audio.shape[1]} channels where 1 is wanted; mix it down to mono")
     if rate != SAMPLE_RATE:

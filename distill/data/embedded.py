@@ -19,7 +19,7 @@ from tempfile import mkdtemp
 import datasets
 import numpy as np
 
-from distill.data.espeak import VARIANTS
+from distill.data.espeak import UNSTEADY, VARIANTS
 from distill.data.sentences import LANGUAGES, draw
 
 VERSION = 1  # raise it when the same settings give another corpus
@@ -29,8 +29,8 @@ TEST_VOICES, VALIDATION_VOICES = 24, 10  # the rest trains
 # style -> factors on the voice's own rate (words per minute) and range, and steps added to its pitch
 STYLES = {
     "neutral": (1.0, 1.0, 0),
-    "excited": (1.18, 1.7, 8),
-    "calm": (0.84, 0.7, -4),
+    "excited": (1.25, 1.8, 10),
+    "calm": (0.8, 0.7, -6),
     "flat": (1.0, 0.15, -2),
 }
 
@@ -69,7 +69,7 @@ def voices() -> list[Voice]:
     rng = np.random.default_rng(88)
     splits = ["test"] * TEST_VOICES + ["validation"] * VALIDATION_VOICES
     splits += ["train"] * (len(VARIANTS) - len(splits))
-    return [
+    everyone = [
         Voice(
             variant=str(variant),
             pitch=int(rng.integers(40, 61)),
@@ -80,6 +80,7 @@ def voices() -> list[Voice]:
         )
         for variant, split in zip(rng.permutation(VARIANTS), splits, strict=True)
     ]
+    return [voice for voice in everyone if voice.variant not in UNSTEADY]
 
 
 def plan(settings: EmbeddedCorpus) -> list[dict]:
@@ -163,9 +164,7 @@ def _speak(settings: EmbeddedCorpus, folder: Path) -> None:
             while waiting and len(running) < (os.cpu_count() or 1):
                 running.append(_start_shard(unfinished, waiting.pop(0), rows))
             if running.pop(0).wait() != 0:
-                raise OSError(
-                    f"speaking the embedded corpus failed; see the message above. Folder: {unfinished}"
-                )
+                raise OSError(f"speaking the embedded corpus failed; see the message above. Folder: {unfinished}")
         try:
             os.replace(unfinished, folder)
         except OSError:

@@ -18,6 +18,8 @@ VARIANTS = (
     "norbert pablo paul pedro quincy rob robert sandro shelby steph steph2 steph3 travis victor zac"
 ).split()
 
+UNSTEADY = {"Alicia", "f2", "f3", "f5", "sandro", "victor"}  # their breath is other noise in every process
+
 
 class _Event(ctypes.Structure):
     _fields_ = [
@@ -32,9 +34,7 @@ class _Event(ctypes.Structure):
     ]
 
 
-_Callback = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
-)
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 
 @dataclass
@@ -63,9 +63,7 @@ class Espeak:
         data = espeakng_loader.get_data_path().encode()
         self.rate = self._library.espeak_Initialize(AUDIO_RETRIEVAL, 0, data, PHONEME_EVENTS)
         if self.rate <= 0:
-            raise OSError(
-                f"espeak-ng did not start: espeak_Initialize returned {self.rate} for {data.decode()}"
-            )
+            raise OSError(f"espeak-ng did not start: espeak_Initialize returned {self.rate} for {data.decode()}")
         self._speech = Speech(self.rate)
         self._callback = _Callback(self._receive)  # kept: ctypes frees a callback nobody holds
         self._library.espeak_SetSynthCallback(self._callback)

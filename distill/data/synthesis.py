@@ -72,9 +72,7 @@ def main(plan: Path, out: Path) -> None:
             if not 0.4 <= len(audio) / SAMPLE_RATE <= row["longest"]:
                 continue
             audio = record(audio, row)
-            columns = {
-                name: row[name] for name in ("id", "transcript", "speaker", "style", "language", "split")
-            }
+            columns = {name: row[name] for name in ("id", "transcript", "speaker", "style", "language", "split")}
             columns |= {"audio": {"bytes": wav(audio), "path": f"{row['id']}.wav"}, "samples": len(audio)}
             columns |= {"phones": speech.phones, "phone_starts": speech.starts}
             writer.write_batch(pa.RecordBatch.from_pylist([columns], schema=SCHEMA))

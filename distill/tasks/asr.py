@@ -57,9 +57,7 @@ class Asr(Task):
         if progress < FLAT:
             return flat_loss(outputs, lengths_B, targets_BS, sizes_B), int(sizes_B.sum())
         scores_TBC = outputs.float().log_softmax(-1).transpose(0, 1)
-        total = F.ctc_loss(
-            scores_TBC, targets_BS, lengths_B, sizes_B, BLANK, reduction="sum", zero_infinity=True
-        )
+        total = F.ctc_loss(scores_TBC, targets_BS, lengths_B, sizes_B, BLANK, reduction="sum", zero_infinity=True)
         return total, int(sizes_B.sum())
 
     def predictions(self, outputs: Tensor, lengths_B: Tensor) -> list[str]:

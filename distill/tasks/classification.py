@@ -39,9 +39,7 @@ class Classification(Task):
     def prepare(self, train: Clips) -> "Classification":
         classes = tuple(sorted(set(train.column(self.column))))
         if len(classes) < 2:
-            raise ValueError(
-                f"{self.name}: {self.column!r} has {len(classes)} class in training, 2 are needed"
-            )
+            raise ValueError(f"{self.name}: {self.column!r} has {len(classes)} class in training, 2 are needed")
         return replace(self, vocabulary=classes)
 
     def targets(self, train: Clips) -> list[Tensor]:

@@ -75,9 +75,7 @@ def pairs(speakers: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     left, right = np.triu_indices(len(speakers), k=1)
     same = numbers[left] == numbers[right]
     if same.all() or not same.any():
-        raise ValueError(
-            "sv needs two clips of one speaker and clips of two speakers; the split has not both"
-        )
+        raise ValueError("sv needs two clips of one speaker and clips of two speakers; the split has not both")
     kept = np.concatenate([draw(np.flatnonzero(same), PAIRS), draw(np.flatnonzero(~same), PAIRS)])
     return left[kept], right[kept], same[kept].astype(np.int64)
 

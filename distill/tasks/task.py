@@ -44,9 +44,7 @@ class Task(ABC):
         """A module (frames_BTD, lengths_B) -> outputs, in which padding means nothing."""
 
     @abstractmethod
-    def loss(
-        self, outputs: Any, lengths_B: Tensor, targets: Sequence[Tensor], progress: float
-    ) -> tuple[Tensor, int]:
+    def loss(self, outputs: Any, lengths_B: Tensor, targets: Sequence[Tensor], progress: float) -> tuple[Tensor, int]:
         """Sum over labels, and their number; `progress` is the share of the training done, in [0, 1)."""
 
     @abstractmethod
