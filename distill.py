@@ -5,9 +5,12 @@ accelerate launch distill.py recipe=wavlm+whisper
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+from torch import Tensor
 
 from distill import runtime, stages
 from distill.data.corpora import load_splits
@@ -16,9 +19,10 @@ from distill.features import Encoder
 from distill.files import read_json
 from distill.frozen import Frozen
 from distill.logmel import LogMel
-from distill.recipe import Recipe, load, text, usage
+from distill.recipe import Recipe, cost, load, text, usage
 from distill.run import Run, open_run
 from distill.teacher import FusedTeacher
+from distill.waveform import Waveform
 from students import make_student, start_from
 from students.card import card
 from students.export import export, open_student
@@ -40,12 +44,16 @@ def run(recipe: Recipe) -> None:
     if waiting:
         train = splits["train"]
         say(f"to do: {', '.join(waiting)}; {train.seconds() / 3600:.2f} h of training audio in {len(train)} clips")
+        say(f"all stages take about: {cost(recipe) or 'unknown, the bars below show the time left'}")
         teacher = build_teacher(recipe.teacher, recipe.seed)
-        if "fit" in recipe.stages:
+        if "fit" in waiting:
             stages.fit_teacher(place, teacher, train, MACHINE)
-        if "distill" in recipe.stages:
+        place.demand("fit")
+        teacher.load(place.teacher)
+        if "distill" in waiting:
             stages.distill_student(place, teacher, new_student(recipe, teacher), train, MACHINE, exporter(recipe))
-        if "evaluate" in recipe.stages:
+        if "evaluate" in waiting:
+            place.demand("distill")
             stages.evaluate(place, rows(place, teacher), splits, MACHINE)
     if "evaluate" in recipe.stages:
         say(table(read_json(place.evaluation)))
@@ -53,7 +61,7 @@ def run(recipe: Recipe) -> None:
         say(f'student: AutoModel.from_pretrained("{place.student}")')
 
 
-def new_student(recipe: Recipe, teacher: FusedTeacher):
+def new_student(recipe: Recipe, teacher: FusedTeacher) -> Waveform:
     """The student before it has learned, started from an upstream where the recipe wants that."""
     student = make_student(recipe.student, recipe.seed)
     if recipe.student.initialise:
@@ -64,7 +72,12 @@ def new_student(recipe: Recipe, teacher: FusedTeacher):
 
 def exporter(recipe: Recipe) -> stages.Export:
     """How a student becomes a folder with a card."""
-    return lambda student, heads, folder: export(student, heads, folder, card(student, recipe))
+
+    def publish(student: Encoder, heads: Mapping[str, Tensor], folder: Path) -> None:
+        assert isinstance(student, Waveform)  # `new_student` makes no other
+        export(student, heads, folder, card(student, recipe))
+
+    return publish
 
 
 def rows(place: Run, teacher: FusedTeacher) -> dict[str, Encoder]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-SAMPLE_RATE = 16_000  # samples per second; the only audio rate there is
+from distill import SAMPLE_RATE
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -69,7 +70,8 @@ class Fitting(nn.Module):
         heard = torch.tensor(rows or [0], device=frames_BTD.device)
         outputs = self.heads[name](frames_BTD[heard], lengths_B[heard])
         if not rows:
-            return 0.0 * sum(part.sum() for part in (outputs if isinstance(outputs, tuple) else (outputs,)))
+            parts = outputs if isinstance(outputs, tuple) else (outputs,)
+            return 0.0 * sum((part.sum() for part in parts), start=frames_BTD.new_zeros(()))
         wanted = [target for target in targets if target is not None]
         return self.tasks[name].loss(outputs, lengths_B[heard], wanted, progress)[0]
 
@@ -98,7 +100,7 @@ class Fit:
         sums_J, counts_J = tally.view(2, -1)
         losses = (sums_J / counts_J.clamp(min=1)).tolist()
         values = {f"loss_{labels.task.name}": loss for labels, loss in zip(self.labels, losses, strict=True)}
-        return {"loss": sum(losses)} | values
+        return {"loss": float(sum(losses))} | values
 
 
 def measure(
@@ -123,7 +125,8 @@ def measure(
             with torch.no_grad():
                 moment.update(encoder(audio_BN, lengths_B))
     for standardise, moment in zip(standardisers, moments, strict=True):
-        standardise.calibrate(Moments(*(accelerator.reduce(part, "sum") for part in moment.state())))
+        summed = [cast(Tensor, accelerator.reduce(part, "sum")) for part in moment.state()]
+        standardise.calibrate(Moments(*summed))
 
 
 def fit(

@@ -226,6 +226,10 @@ class Fusion(nn.Module):
             aligned.append(align_layers(timed.hidden, self.layers))
         return replace(owner, hidden=self.combine(aligned))
 
+    def standardisers(self) -> list[Standardiser]:
+        """One for each upstream, in the order of `shapes`."""
+        return list(self.standardise)  # pyright: ignore[reportReturnType]
+
     def _check(self, stacks: list[Features]) -> None:
         if len(stacks) != len(self.shapes):
             raise ValueError(f"fusion was built for {len(self.shapes)} upstreams, got {len(stacks)} stacks")

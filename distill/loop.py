@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -29,7 +29,8 @@ class NonFiniteLossError(ValueError):
 class Objective(Protocol):
     """What is trained, on what, and what is told about it."""
 
-    clips: Clips
+    @property
+    def clips(self) -> Clips: ...
 
     def counts(self, rows: np.ndarray) -> Tensor:
         """What the losses of a step of these clips are divided by: (J,)."""
@@ -133,7 +134,7 @@ def seed_of(seed: int, number: int, process: int) -> int:
 def demand_finite(accelerator: Accelerator, loss: Tensor, step: int, ids: list[str]) -> None:
     """Raise NonFiniteLossError in every process if the loss of any is not a number."""
     bad = (~loss.detach().isfinite()).float()
-    if float(accelerator.reduce(bad, "sum")) > 0:
+    if float(cast(Tensor, accelerator.reduce(bad, "sum"))) > 0:
         shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
         whose = f"clips {shown}" if float(bad) else "clips of another process"
         raise NonFiniteLossError(

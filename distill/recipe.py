@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from textwrap import fill
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -172,7 +172,7 @@ def load(argv: Sequence[str], families: Collection[str], folder: Path = RECIPES)
         for key, value in values.items():
             assign(tree, key, value)
     asked = [key.removeprefix("teacher.checkpoints.") for key in given if key.startswith("teacher.checkpoints.")]
-    return complete(OmegaConf.to_object(tree), families, asked)
+    return complete(cast(Recipe, OmegaConf.to_object(tree)), families, asked)
 
 
 def save(recipe: Recipe, path: Path) -> None:
@@ -187,7 +187,7 @@ def read_saved(path: Path) -> Recipe:
     tree = OmegaConf.structured(Recipe)
     for key, value in read(path).items():
         assign(tree, key, value)
-    return OmegaConf.to_object(tree)  # pyright: ignore[reportReturnType]
+    return cast(Recipe, OmegaConf.to_object(tree))
 
 
 def text(recipe: Recipe) -> str:
@@ -226,6 +226,15 @@ def usage(families: Collection[str], folder: Path = RECIPES) -> str:
 def summary(path: Path) -> str:
     """The first comment line of a recipe or scale."""
     return path.read_text().partition("\n")[0].removeprefix("#").strip()
+
+
+def cost(recipe: Recipe, folder: Path = RECIPES) -> str:
+    """What the recipe's file says it costs at `mini`; nothing for other scales and for recipes of no file."""
+    path = menu(folder).get(recipe.recipe)
+    if path is None or recipe.scale != "mini":
+        return ""
+    lines = [line.removeprefix("# cost:").strip() for line in path.read_text().splitlines() if "# cost:" in line]
+    return lines[0] if lines else ""
 
 
 def menu(folder: Path) -> dict[str, Path]:
@@ -278,7 +287,7 @@ def read(path: Path) -> dict[str, Any]:
         raise RecipeError(f"cannot read {path}: {error}") from None
     if not isinstance(tree, DictConfig):
         raise RecipeError(f"{path} must hold key: value lines")
-    values = flat(OmegaConf.to_container(tree, resolve=False))
+    values = flat(cast(dict, OmegaConf.to_container(tree, resolve=False)))
     try:
         for key in values:
             kind(key)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from distill.checkpoint import Checkpoints
 from distill.files import write_json
 from distill.recipe import Recipe, RecipeError, changed, read_saved, save
 
@@ -60,20 +61,32 @@ def open_run(recipe: Recipe) -> Run:
 
     Raises RecipeError when the folder holds a run of another recipe, OSError as the disk does.
     """
-    folder = Path(recipe.runs) / recipe.name
-    folder.mkdir(parents=True, exist_ok=True)
-    known = folder / "recipe.yaml"
-    if known.exists():
-        different = changed(read_saved(known), recipe)
-        if different:
-            raise RecipeError(
-                f"{folder} holds a run of another recipe; they differ in {', '.join(different)}\n"
-                f"give this one a name of its own (name=...), or go on with that one: recipe={known}"
-            )
-    else:
-        write_json(folder / "environment.json", environment())
-        save(recipe, known)
-    return Run(recipe, folder)
+    run = Run(recipe, Path(recipe.runs) / recipe.name)
+    known = run.folder / "recipe.yaml"
+    if not known.exists():
+        _begin(run, known)
+        return run
+    different = changed(read_saved(known), recipe)
+    if different:
+        raise RecipeError(
+            f"{run.folder} holds a run of another recipe; they differ in {', '.join(different)}\n"
+            f"give this one a name of its own (name=...), or go on with that one: recipe={known}"
+        )
+    for stage in ("fit", "distill"):
+        if run.finished(stage):  # and perhaps killed while it tidied up
+            Checkpoints(run.folder / "checkpoints" / stage).remove()
+    return run
+
+
+def _begin(run: Run, known: Path) -> None:
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_json(run.folder / "environment.json", environment())
+        save(run.recipe, known)
+    except OSError as error:
+        raise OSError(
+            f"cannot write the run folder {run.folder}: {error}\nfree the place, or name another: runs=<folder>"
+        ) from error
 
 
 def environment() -> dict:

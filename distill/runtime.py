@@ -7,6 +7,7 @@ import warnings
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import cast
 
 import torch
 import transformers
@@ -56,7 +57,7 @@ def start(config_file: Path, *, accumulation: int = 1, clip: float = 0.0, logs: 
 
 def weights(accelerator: Accelerator, engine: nn.Module) -> dict[str, Tensor]:
     """What a prepared model has learned, whole and on the CPU, in every process; all must call it."""
-    state = accelerator.get_state_dict(engine)  # under ZeRO-3 only in the first process
+    state = cast(dict[str, Tensor] | None, accelerator.get_state_dict(engine))  # under ZeRO-3 only in the first process
     state = {name: value.detach().cpu().clone() for name, value in (state or {}).items()}
     return broadcast_object_list([state])[0]
 
@@ -93,7 +94,9 @@ def describe(accelerator: Accelerator) -> str:
     dtype = str(precision()).removeprefix("torch.")
     if not cuda and os.environ["ACCELERATE_MIXED_PRECISION"] == "bf16":
         dtype += " (bf16 is for GPUs)"
-    zero = accelerator.state.deepspeed_plugin.zero_stage
+    settings = accelerator.state.deepspeed_plugin
+    assert settings is not None  # `start` gave it
+    zero = settings.zero_stage
     return f"{device}, {processes}, {dtype}, DeepSpeed ZeRO stage {zero}, threads: {torch.get_num_threads()}"
 
 

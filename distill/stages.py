@@ -1,4 +1,4 @@
-"""The three stages of a run, each from a recipe to files in the run's folder; a finished stage is only read."""
+"""The three stages of a run, each from a recipe to files in the run's folder."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,41 +37,29 @@ def plan(run: Run, stage: str, settings: Fit | Distill, passes: int) -> Plan:
 
 
 def fit_teacher(run: Run, teacher: FusedTeacher, clips: Clips, machine: Path) -> None:
-    """Calibrate and fit the teacher on `clips`, into `teacher/`; where that is there, the teacher takes it over."""
-    settings = run.recipe.fit
-    if not run.finished("fit"):
-        accelerator = runtime.start(machine, clip=settings.clip, logs=run.folder / "tensorboard")
-        accelerator.init_trackers("fit")
-        teacher.to(accelerator.device)
-        seconds, seed = run.recipe.teacher.calibration_seconds, run.recipe.seed
-        fit.measure(accelerator, teacher.encoders(), teacher.fusion.standardise, clips, seconds, seed)
-        tasks = [TASKS[name] for name in settings.tasks]
-        weights = fit.fit(
-            accelerator,
-            teacher,
-            tasks,
-            clips,
-            settings.weight_decay,
-            plan(run, "fit", settings, 1),
-            run.folder,
-        )
-        fit.measure(accelerator, [Summary(teacher)], [teacher.summarise], clips, seconds, seed)
-        if accelerator.is_main_process:
-            teacher.save(run.teacher, weights)
-            Checkpoints(run.folder / "checkpoints" / "fit").remove()
-        accelerator.wait_for_everyone()
-        runtime.finish(accelerator)
-    teacher.load(run.teacher)
+    """Calibrate and fit the teacher on `clips`, saved to `teacher/`."""
+    settings, seconds, seed = run.recipe.fit, run.recipe.teacher.calibration_seconds, run.recipe.seed
+    accelerator = runtime.start(machine, clip=settings.clip, logs=run.folder / "tensorboard")
+    accelerator.init_trackers("fit")
+    teacher.to(accelerator.device)
+    fit.measure(accelerator, teacher.encoders(), teacher.fusion.standardise, clips, seconds, seed)
+    tasks = [TASKS[name] for name in settings.tasks]
+    heads = fit.fit(
+        accelerator, teacher, tasks, clips, settings.weight_decay, plan(run, "fit", settings, 1), run.folder
+    )
+    fit.measure(accelerator, [Summary(teacher)], [teacher.summarise], clips, seconds, seed)
+    if accelerator.is_main_process:
+        teacher.save(run.teacher, heads)
+        Checkpoints(run.folder / "checkpoints" / "fit").remove()
+    accelerator.wait_for_everyone()
+    runtime.finish(accelerator)
 
 
 def distill_student(
     run: Run, teacher: FusedTeacher, student: Encoder, clips: Clips, machine: Path, export: Export
 ) -> None:
-    """Distill the fitted teacher into the student, exported to `student/`; nothing to do where that is there."""
+    """Distill the fitted teacher into the student, exported to `student/`."""
     settings = run.recipe.distill
-    if run.finished("distill"):
-        return
-    run.demand("fit")
     passes = accumulation(settings.batch_seconds, settings.forward_seconds, runtime.processes())
     accelerator = runtime.start(machine, accumulation=passes, clip=settings.clip, logs=run.folder / "tensorboard")
     accelerator.init_trackers("distill")
@@ -88,7 +76,6 @@ def distill_student(
 
 def evaluate(run: Run, rows: Mapping[str, Encoder], splits: Mapping[str, Clips], machine: Path) -> dict:
     """Probe every row on every task, into `evaluation.json`."""
-    run.demand("fit", "distill")
     accelerator = runtime.start(machine)
     result = evaluate_rows(
         dict(rows),

@@ -79,7 +79,7 @@ class FusedTeacher(Encoder):
 
     def describe(self) -> dict:
         """Sizes, grid and the calibrated scale of every layer of every upstream."""
-        scales = zip(self.upstreams.items(), self.fusion.standardise, strict=True)
+        scales = zip(self.upstreams.items(), self.fusion.standardisers(), strict=True)
         return {
             "layers": self.layers,
             "width": self.width,

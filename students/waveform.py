@@ -53,8 +53,8 @@ def build_student(
     """A random student in train mode; a seed gives the same weights and leaves torch's generator alone.
 
     `positions` frames are spanned by the positional convolution. With layer norm in the front end a padded
-    batch means the same in plain transformers too; with group norm only here. Raises ValueError for an unknown architecture or
-    sizes that do not divide.
+    batch means the same in plain transformers too; with group norm only here. Raises ValueError for an unknown
+    architecture or sizes that do not divide.
     """
     demand_sizes(architecture, width, heads, position_groups, conv_kernel, conv_stride)
     config_class, model_class = ARCHITECTURES[architecture]

@@ -88,7 +88,14 @@ def clusters(clips: list[np.ndarray], frames: list[int], seed: int) -> dict[str,
         values = [clip[name].numpy() for clip in described]
         sample = np.concatenate(values[:: max(len(values) // 1500, 1)])
         spread = sample.std(0) if name == "prosody" else 1.0
-        model = MiniBatchKMeans(size, batch_size=4096, max_iter=30, n_init=1, random_state=seed)
+        # pyright takes n_init for a str, as scikit-learn has no types and "auto" for its default
+        model = MiniBatchKMeans(
+            size,
+            batch_size=4096,
+            max_iter=30,
+            n_init=1,  # pyright: ignore[reportArgumentType]
+            random_state=seed,
+        )
         model.fit(sample / spread)
         labels = model.predict(np.concatenate(values) / spread)
         result[name] = np.split(labels, np.cumsum(frames)[:-1])

@@ -7,7 +7,7 @@ WavLM and HuBERT by masked prediction of clusters, Whisper by transcription. One
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
+from transformers import HubertConfig, HubertModel, PreTrainedModel, Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
 
 from distill.data.clips import Clips, pad
 from distill.data.embedded import EmbeddedCorpus, build
@@ -29,6 +29,7 @@ class Pretrain:
 
     model: str
     out: str = ""  # folder; by default teachers/mini/<model>
+    start: str = ""  # folder of a checkpoint to go on from; empty: from nothing
     seed: int = 1
     steps: int = 1500
     batch_seconds: float = 80.0  # of audio in a step
@@ -37,6 +38,7 @@ class Pretrain:
     other: int = 450  # clips of each other language
     width: int = 160
     layers: int = 4
+    spectrum: float = 2.0  # weight of the clean spectrum at the start
     threads: int = 1
 
 
@@ -51,10 +53,17 @@ class Material:
 
 def material(settings: Pretrain) -> Material:
     """Training voices and training sentences only; clean and recorded versions of the same clips."""
-    sizes = {"train_english": settings.english, "train_other": settings.other}
-    none = {"validation_english": 24, "validation_other": 4, "test_english": 0, "test_other": 0}
-    recorded = Clips(build(EmbeddedCorpus(seed=settings.seed + 1000, **sizes, **none)))
-    spoken = Clips(build(EmbeddedCorpus(seed=settings.seed + 1000, effects=False, **sizes, **none)))
+    corpus = EmbeddedCorpus(
+        seed=settings.seed + 1000,
+        train_english=settings.english,
+        train_other=settings.other,
+        validation_english=24,
+        validation_other=4,
+        test_english=0,
+        test_other=0,
+    )
+    recorded = Clips(build(corpus))
+    spoken = Clips(build(replace(corpus, effects=False)))
     assert recorded.ids == spoken.ids
     noisy = [recorded.audio(i) for i in range(len(recorded))]
     clean = [spoken.audio(i) for i in range(len(spoken))]
@@ -160,6 +169,8 @@ def pretrain_waveform(settings: Pretrain) -> None:
     """WavLM or HuBERT; targets are clusters of the clean speech, the input is noisy and, for WavLM, mixed."""
     data = material(settings)
     model = {"wavlm": WavLMModel, "hubert": HubertModel}[settings.model](waveform_config(settings))
+    if settings.start:
+        model = type(model).from_pretrained(settings.start, dtype=torch.float32)
     lengths = data.clips.samples
     frames = model._get_feat_extract_output_lengths(torch.from_numpy(lengths)).numpy()
     start = time.time()
@@ -191,14 +202,14 @@ def pretrain_waveform(settings: Pretrain) -> None:
         # From nothing, clusters alone take long to shape the front end; the clean spectrum of each frame does not.
         mel = torch.from_numpy(np.concatenate([labels["mel"][i] for i in chosen]))
         report["mel"] = 4 * (spectrum(out.last_hidden_state[valid_BT]) - mel).abs().mean()
-        return 0.5 * masked + 0.5 * seen + max(1.2 - done, 0.0) * 2 * report["mel"], report
+        return 0.5 * masked + 0.5 * seen + max(1.2 - done, 0.0) * settings.spectrum * report["mel"], report
 
     model.train()
     train(settings, nn.ModuleList([model, heads, spectrum]), lengths, loss)
     save(settings, model, Wav2Vec2FeatureExtractor(return_attention_mask=True, do_normalize=True))
 
 
-def save(settings: Pretrain, model: nn.Module, extractor) -> None:
+def save(settings: Pretrain, model: PreTrainedModel, extractor) -> None:
     """float16 safetensors and the feature extractor, as `from_pretrained` wants them."""
     folder = Path(settings.out or Path(__file__).parent / "mini" / settings.model)
     model.half().save_pretrained(folder)

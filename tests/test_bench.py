@@ -23,7 +23,7 @@ from distill.waveform import Waveform
 from teachers.whisper import WhisperEncoder
 
 CPU = torch.device("cpu")
-SETTINGS = Distill(layers=2)
+SETTINGS = Distill(layers=2, interface_weight=1.0)
 QUICK = Evaluate(batch=4)
 SAMPLES = (8000, 12000)  # of the clips, in turn
 
@@ -102,7 +102,7 @@ def test_the_parts_of_a_fit_step_are_the_whole_of_it(clock, teacher, clips):
 
 @pytest.mark.parametrize("passes", [1, 2])
 def test_the_parts_of_a_distill_step_are_the_whole_of_it(clock, teacher, clips, build_tiny_student, passes):
-    student, supervision = build_tiny_student(), Supervision(teacher, [1, 2], summary=False)
+    student, supervision = build_tiny_student(), Supervision(teacher, [1, 2], summary=True)
     ours = {"data", "targets", "student", "heads, loss", "backward", "optimizer"}
     recall = memory(supervision, clips, 4.0, CPU)
     module, objective = distilling(clock, teacher, student, clips, recall, SETTINGS)

@@ -190,7 +190,9 @@ def test_a_truncated_file_is_no_shorter_clip(kind):
     whole = wav(noise, kind=kind)
     clips = clips_of([whole, whole[: len(whole) // 2]], [32000, 32000])
     assert len(clips.audio(0)) == 32000
-    with pytest.raises(ValueError, match=r"clip-1: .*(samples where 32000 were announced|cannot be read|no audio at all)"):
+    with pytest.raises(
+        ValueError, match=r"clip-1: .*(samples where 32000 were announced|cannot be read|no audio at all)"
+    ):
         clips.audio(1)
 
 

@@ -254,6 +254,20 @@ def test_the_rate_rises_and_falls():
     assert shares[10:] == sorted(shares[10:], reverse=True) and 0 < shares[-1] < 1e-3
 
 
+def test_each_task_gets_the_features_of_its_own_clips(splits):
+    clips = splits["test"]
+    languages = ["" if i % 5 < 2 else language for i, language in enumerate(clips.column("language"))]
+    partly = Clips(clips.dataset.remove_columns("language").add_column("language", languages))
+    heard = evaluation.hear_splits(
+        Levels(), splits | {"test": partly}, ["sv", "lid"], replace(QUICK, score_clips=20), CPU
+    )
+    for parts in heard.values():
+        split = parts["test"]
+        assert split.cache.lengths[split.rows].tolist() == (split.clips.samples // 320).tolist()
+    ids = [set(parts["test"].clips.ids) for parts in heard.values()]
+    assert ids[0] - ids[1] and ids[1] - ids[0]
+
+
 def without_costs(result: dict) -> dict:
     return {name: row["tasks"] for name, row in result["rows"].items()}
 

@@ -34,7 +34,7 @@ class Clips:
             raise ValueError(f"the corpus has no column {name!r}; it has {', '.join(self.dataset.column_names)}")
         return list(self.dataset[name])
 
-    def select(self, indices: Sequence[int]) -> "Clips":
+    def select(self, indices: Sequence[int] | np.ndarray) -> "Clips":
         return Clips(self.dataset.select(indices))
 
     def split(self, name: str) -> "Clips":

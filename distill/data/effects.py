@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from distill.features import SAMPLE_RATE
+from distill import SAMPLE_RATE
 
 
 def room(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:

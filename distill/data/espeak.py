@@ -12,10 +12,10 @@ RATE, VOLUME, PITCH, RANGE = 1, 2, 3, 4  # espeak_SetParameter
 # Every voice variant of espeak-ng that sounds like a person (no robots, no whispering).
 VARIANTS = (
     "Alex Alicia Andrea Andy Annie AnxiousAndy Denis Diogo Gene Gene2 Henrique Hugo Jacky Lee Marco Mario Michael Mike "
-    "Nguyen Reed RicishayMax RicishayMax2 RicishayMax3 Storm Tweaky adam anika announcer antonio aunty belinda benjamin "
-    "boris caleb david ed edward edward2 f1 f2 f3 f4 f5 grandma grandpa gustave ian iven iven2 iven3 iven4 john "
-    "kaukovalta klatt klatt2 klatt3 klatt4 klatt5 klatt6 linda m1 m2 m3 m4 m5 m6 m7 m8 marcelo max michel miguel mike2 "
-    "norbert pablo paul pedro quincy rob robert sandro shelby steph steph2 steph3 travis victor zac"
+    "Nguyen Reed RicishayMax RicishayMax2 RicishayMax3 Storm Tweaky adam anika announcer antonio aunty belinda "
+    "benjamin boris caleb david ed edward edward2 f1 f2 f3 f4 f5 grandma grandpa gustave ian iven iven2 iven3 iven4 "
+    "john kaukovalta klatt klatt2 klatt3 klatt4 klatt5 klatt6 linda m1 m2 m3 m4 m5 m6 m7 m8 marcelo max michel miguel "
+    "mike2 norbert pablo paul pedro quincy rob robert sandro shelby steph steph2 steph3 travis victor zac"
 ).split()
 
 UNSTEADY = {"Alicia", "f2", "f3", "f5", "sandro", "victor"}  # their breath is other noise in every process

@@ -26,24 +26,24 @@ TEMPLATES = (
 
 # espeak-ng's name of a language -> words that are put in any order. Several are close relatives, on purpose.
 WORDS = {
-    "de": "ein zwei drei vier fünf sechs haus wasser straße morgen abend kinder bücher schiff garten fenster klein groß "
-    "rot grün schnell langsam heute immer und aber nicht gehen sehen kaufen bringen",
+    "de": "ein zwei drei vier fünf sechs haus wasser straße morgen abend kinder bücher schiff garten fenster klein "
+    "groß rot grün schnell langsam heute immer und aber nicht gehen sehen kaufen bringen",
     "nl": "een twee drie vier vijf zes huis water straat morgen avond kinderen boeken schip tuin venster klein groot "
     "rood groen snel langzaam vandaag altijd en maar niet gaan zien kopen brengen",
-    "sv": "ett två tre fyra fem sex hus vatten gata morgon kväll barn böcker skepp trädgård fönster liten stor röd grön "
-    "snabb långsam idag alltid och men inte gå se köpa hämta",
-    "es": "uno dos tres cuatro cinco seis casa agua calle mañana noche niños libros barco jardín ventana pequeño grande "
-    "rojo verde rápido lento hoy siempre pero nunca caminar mirar comprar traer",
+    "sv": "ett två tre fyra fem sex hus vatten gata morgon kväll barn böcker skepp trädgård fönster liten stor röd "
+    "grön snabb långsam idag alltid och men inte gå se köpa hämta",
+    "es": "uno dos tres cuatro cinco seis casa agua calle mañana noche niños libros barco jardín ventana pequeño "
+    "grande rojo verde rápido lento hoy siempre pero nunca caminar mirar comprar traer",
     "pt": "um dois três quatro cinco seis casa água rua manhã noite crianças livros barco jardim janela pequeno grande "
     "vermelho verde rápido devagar hoje sempre mas nunca andar olhar comprar trazer",
-    "it": "uno due tre quattro cinque sei casa acqua strada mattina notte bambini libri barca giardino finestra piccolo "
-    "grande rosso verde veloce lento oggi sempre ma mai camminare guardare comprare portare",
-    "fr": "un deux trois quatre cinq six maison eau rue matin nuit enfants livres bateau jardin fenêtre petit grand rouge "
-    "vert rapide lent demain toujours mais jamais marcher regarder acheter porter",
+    "it": "uno due tre quattro cinque sei casa acqua strada mattina notte bambini libri barca giardino finestra "
+    "piccolo grande rosso verde veloce lento oggi sempre ma mai camminare guardare comprare portare",
+    "fr": "un deux trois quatre cinq six maison eau rue matin nuit enfants livres bateau jardin fenêtre petit grand "
+    "rouge vert rapide lent demain toujours mais jamais marcher regarder acheter porter",
     "pl": "jeden dwa trzy cztery pięć sześć dom woda ulica rano wieczór dzieci książki statek ogród okno mały duży "
     "czerwony zielony szybko wolno dzisiaj zawsze ale nigdy iść widzieć kupić nosić",
-    "cs": "jeden dva tři čtyři pět šest dům voda ulice ráno večer děti knihy loď zahrada okno malý velký červený zelený "
-    "rychle pomalu dnes vždy ale nikdy jít vidět koupit nosit",
+    "cs": "jeden dva tři čtyři pět šest dům voda ulice ráno večer děti knihy loď zahrada okno malý velký červený "
+    "zelený rychle pomalu dnes vždy ale nikdy jít vidět koupit nosit",
 }
 LANGUAGES = ("en", *WORDS)
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import soundfile
 import soxr
 
+from distill import SAMPLE_RATE
 from distill.data import effects
 from distill.data.espeak import Espeak, Speech
-from distill.features import SAMPLE_RATE
 
 SCHEMA = pa.schema(
     {
