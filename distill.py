@@ -23,7 +23,7 @@ from distill.recipe import Recipe, cost, load, text, usage
 from distill.run import Run, open_run
 from distill.teacher import FusedTeacher
 from distill.waveform import Waveform
-from students import make_student, start_from
+from students import make_student, start
 from students.card import card
 from students.export import export, open_student
 from teachers import FAMILIES, build_teacher
@@ -64,9 +64,7 @@ def run(recipe: Recipe) -> None:
 def new_student(recipe: Recipe, teacher: FusedTeacher) -> Waveform:
     """The student before it has learned, started from an upstream where the recipe wants that."""
     student = make_student(recipe.student, recipe.seed)
-    if recipe.student.initialise:
-        upstream = dict(zip(recipe.teacher.upstreams, teacher.encoders(), strict=True))[recipe.student.initialise]
-        start_from(student, upstream, recipe.student.initial_layers)
+    start(student, recipe.student, dict(zip(recipe.teacher.upstreams, teacher.encoders(), strict=True)))
     return student
 
 

@@ -54,7 +54,8 @@ class Checkpoints:
         if state["processes"] != accelerator.num_processes:
             raise ValueError(
                 f"{newest} was written by {state['processes']} processes and cannot be continued "
-                f"by {accelerator.num_processes}; launch {state['processes']}, or delete the folder to start this stage anew"
+                f"by {accelerator.num_processes}; launch {state['processes']}, "
+                "or delete the folder to start this stage anew"
             )
         accelerator.load_state(str(newest))
         return state["step"]

@@ -78,7 +78,10 @@ class Student:
     feat_extract_norm: str = within("layer", menu=("layer", "group"))  # group: padding matters in plain transformers
     do_stable_layer_norm: bool = True  # norms before the blocks, which small students learn faster with
     dropout: float = within(0.0, least=0, below=1)
-    initialise: str = ""  # the upstream to copy layers from; empty: random
+    front_end: str = (
+        ""  # the upstream to copy the front end from; "first": the first that hears raw audio; empty: random
+    )
+    initialise: str = ""  # the upstream to copy front end and layers from; empty: random
     initial_layers: list[int] = within((), least=0)  # one for each of ours; empty: evenly spaced
 
     def __post_init__(self):
@@ -357,6 +360,8 @@ def complete(recipe: Recipe, families: Collection[str], asked: Sequence[str]) ->
         raise RecipeError(f"teacher.upstreams={upstreams} names an upstream twice; once is enough")
     for family in asked:
         listed("teacher.checkpoints", family, upstreams)
+    if recipe.student.front_end not in ("", "first"):
+        listed("student.front_end", recipe.student.front_end, ["first", *upstreams])
     if recipe.student.initialise:
         listed("student.initialise", recipe.student.initialise, upstreams)
     missing = [family for family in upstreams if family not in recipe.teacher.checkpoints]

@@ -42,7 +42,7 @@ def fit_teacher(run: Run, teacher: FusedTeacher, clips: Clips, machine: Path) ->
     accelerator = runtime.start(machine, clip=settings.clip, logs=run.folder / "tensorboard")
     accelerator.init_trackers("fit")
     teacher.to(accelerator.device)
-    fit.measure(accelerator, teacher.encoders(), teacher.fusion.standardise, clips, seconds, seed)
+    fit.measure(accelerator, teacher.encoders(), teacher.fusion.standardisers(), clips, seconds, seed)
     tasks = [TASKS[name] for name in settings.tasks]
     heads = fit.fit(
         accelerator, teacher, tasks, clips, settings.weight_decay, plan(run, "fit", settings, 1), run.folder

@@ -1,6 +1,6 @@
 """Thin stock students that hear raw audio, random or started from an upstream's layers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from distill.frozen import Frozen
 from distill.recipe import Student
 from distill.waveform import StockModel, Waveform
 
+FRONT_END = ("conv_dim", "conv_kernel", "conv_stride", "conv_bias", "feat_extract_norm", "feat_extract_activation")
 ARCHITECTURES = {"hubert": (HubertConfig, HubertModel), "wavlm": (WavLMConfig, WavLMModel)}
 SHAPE = (  # settings in which a student and the upstream it starts from must agree
     "model_type",
@@ -136,12 +137,12 @@ def relative_positions(layer: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value for name, value in layer.state_dict().items() if "rel_attn_embed" in name}
 
 
-def demand_same_shape(student: PretrainedConfig, upstream: PretrainedConfig) -> None:
+def demand_same_shape(student: PretrainedConfig, upstream: PretrainedConfig, names: Sequence[str] = SHAPE) -> None:
     """ValueError that names every setting in which the two differ."""
     ours, theirs = student.to_dict(), upstream.to_dict()
     differ = [
         f"{name} {plain(theirs.get(name))}, the student {plain(ours.get(name))}"
-        for name in SHAPE
+        for name in names
         if plain(theirs.get(name)) != plain(ours.get(name))
     ]
     if differ:
@@ -185,10 +186,35 @@ def make_student(settings: Student, seed: int) -> Waveform:
     )
 
 
-def start_from(student: Waveform, upstream: Encoder, layers: Sequence[int]) -> None:
-    """Let the student begin with an upstream's front end and layers; no `layers`: evenly spaced ones."""
-    encoder = upstream.encoder if isinstance(upstream, Frozen) else upstream
+def start(student: Waveform, settings: Student, upstreams: Mapping[str, Encoder]) -> None:
+    """Let the student begin with an upstream's front end, or layers too, where the recipe wants that.
+
+    `upstreams` by name. Raises ValueError for one that does not hear raw audio or is of another shape.
+    """
+    if settings.front_end == "first":
+        hearing = [name for name, upstream in upstreams.items() if isinstance(unfrozen(upstream), Waveform)]
+        source = hearing[0] if hearing else ""
+    else:
+        source = settings.front_end
+    if source:
+        front_end = waveform(source, upstreams[source]).model
+        demand_same_shape(student.model.config, front_end.config, FRONT_END)
+        copy(front_end.feature_extractor, student.model.feature_extractor)
+    if settings.initialise:
+        encoder = waveform(settings.initialise, upstreams[settings.initialise])
+        ours, theirs = student.layers - 1, encoder.layers - 1
+        spaced = [(index + 1) * theirs // ours - 1 for index in range(ours)]
+        initialise(student, encoder.model, settings.initial_layers or spaced)
+
+
+def unfrozen(upstream: Encoder) -> Encoder:
+    """The encoder that learned, under the one that keeps it from learning more."""
+    return upstream.encoder if isinstance(upstream, Frozen) else upstream
+
+
+def waveform(name: str, upstream: Encoder) -> Waveform:
+    """ValueError unless the upstream hears raw audio, as the student does."""
+    encoder = unfrozen(upstream)
     if not isinstance(encoder, Waveform):
-        raise ValueError(f"a student cannot start from {type(encoder).__name__}, which does not hear raw audio")
-    ours, theirs = student.layers - 1, encoder.layers - 1
-    initialise(student, encoder.model, layers or [(index + 1) * theirs // ours - 1 for index in range(ours)])
+        raise ValueError(f"a student cannot start from {name}, which does not hear raw audio; name another upstream")
+    return encoder

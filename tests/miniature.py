@@ -33,7 +33,14 @@ ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "accelerate_config.yaml"
 CORE = {max(os.sched_getaffinity(0))}  # one thread is faster for tensors as small as ours, above all on a busy machine
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["deepspeed", "sklearn.linear_model", "distill.stages", "students.export", "teachers"])
+FORKS.set_forkserver_preload(  # a name that cannot be imported is passed over: ours, where pytest runs elsewhere
+    [
+        *("deepspeed", "datasets", "evaluate", "jiwer", "omegaconf", "sklearn.linear_model"),
+        *("torch.utils.tensorboard", "torch.utils.flop_counter", "transformers.models.hubert.modeling_hubert"),
+        *("transformers.models.wavlm.modeling_wavlm", "transformers.models.whisper.modeling_whisper"),
+        *("distill.stages", "students.export", "teachers"),
+    ]
+)
 CORPUS = [
     *(f"data.embedded.{split}_english={count}" for split, count in (("train", 32), ("validation", 6), ("test", 24))),
     *(f"data.embedded.{split}_other={count}" for split, count in (("train", 3), ("validation", 1), ("test", 1))),

@@ -92,7 +92,7 @@ def labelled(clips: Clips, label: list[int], seed: int) -> Split:
 
 def speakers(count: int, known: int, seed: int) -> tuple[Clips, list[int]]:
     label = [i % known for i in range(count)]
-    rows = {"id": [f"{seed}-{i}" for i in range(count)], "samples": [1] * count}
+    rows = {"id": [f"{seed}-{i}" for i in range(count)], "samples": [1] * count, "audio": [None] * count}
     rows |= {"speaker": [str(i) for i in label], "style": [str(i) for i in label]}
     return Clips(datasets.Dataset.from_dict(rows)), label
 
@@ -128,7 +128,7 @@ def spelled(count: int, seed: int) -> Split:
     said = [np.repeat(text, rng.integers(4, 7, len(text))) for text in texts]
     lengths = torch.tensor([len(one) for one in said])
     hidden = directions[np.concatenate(said)] + 0.3 * rng.standard_normal((int(lengths.sum()), 3, 8))
-    rows = {"id": [str(i) for i in range(count)], "samples": [1] * count}
+    rows = {"id": [str(i) for i in range(count)], "samples": [1] * count, "audio": [None] * count}
     rows["transcript"] = ["".join("ab c"[i] for i in text) for text in texts]
     cache = FrameCache(torch.from_numpy(hidden).half(), lengths.cumsum(0) - lengths, lengths, 50.0)
     return Split(Clips(datasets.Dataset.from_dict(rows)), cache, np.arange(count))

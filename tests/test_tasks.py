@@ -21,7 +21,7 @@ LENGTHS = [9, 4, 7]  # frames
 
 def make_clips(**columns: list) -> Clips:
     count = len(next(iter(columns.values())))
-    rows = {"id": [str(i) for i in range(count)], "samples": [16_000] * count} | columns
+    rows = {"id": [str(i) for i in range(count)], "samples": [16_000] * count, "audio": [None] * count} | columns
     return Clips(datasets.Dataset.from_dict(rows))
 
 
