@@ -182,7 +182,9 @@ def write_upstreams(folder: Path) -> None:
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=64,
-        conv_dim=(16,) * 7,
+        conv_dim=(16,) * 5,
+        conv_kernel=(20, 6, 3, 2, 2),  # as the student's, which starts with them
+        conv_stride=(10, 4, 2, 2, 2),
         num_conv_pos_embeddings=16,
         num_conv_pos_embedding_groups=4,
         initializer_range=0.2,
