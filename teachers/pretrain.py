@@ -31,9 +31,9 @@ class Pretrain:
     out: str = ""  # folder; by default teachers/mini/<model>
     start: str = ""  # folder of a checkpoint to go on from; empty: from nothing
     seed: int = 1
-    steps: int = 1500
-    batch_seconds: float = 80.0  # of audio in a step
-    learning_rate: float = 1.5e-3
+    steps: int = 1400
+    batch_seconds: float = 32.0  # of audio in a step
+    learning_rate: float = 2e-3
     english: int = 5000  # clips
     other: int = 450  # clips of each other language
     width: int = 160
