@@ -150,7 +150,7 @@ def test_a_stranger_hears_the_same_from_the_folder(tmp_path, build_tiny_student,
     np.savez(tmp_path / "clips.npz", *[clip.numpy() for clip in clips])
     students = {name: trained(build_tiny_student(name)) for name in ("hubert", "wavlm")}
     for name, student in students.items():
-        export(student, tmp_path / name, "# A card\n")
+        export(student, {}, tmp_path / name, "# A card\n")
     subprocess.run([sys.executable, "-c", STRANGER, *students], cwd=tmp_path, check=True)
     for name, student in students.items():
         batch_BLTD, *singles = torch.load(tmp_path / f"{name}.pt", weights_only=True)
@@ -162,7 +162,7 @@ def test_a_stranger_hears_the_same_from_the_folder(tmp_path, build_tiny_student,
 
 
 def test_the_folder_holds_what_a_checkpoint_needs(tmp_path, build_tiny_student):
-    export(build_tiny_student(), tmp_path / "student", "# A card\n")
+    export(build_tiny_student(), {}, tmp_path / "student", "# A card\n")
     names = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
     assert {file.name for file in (tmp_path / "student").iterdir()} == names
     assert (tmp_path / "student" / "README.md").read_text() == "# A card\n"
@@ -172,9 +172,9 @@ def test_the_folder_holds_what_a_checkpoint_needs(tmp_path, build_tiny_student):
 
 def test_a_second_export_replaces_the_first_and_a_failed_one_leaves_it(tmp_path, build_tiny_student):
     folder = tmp_path / "student"
-    export(build_tiny_student(), folder, "first")
-    export(build_tiny_student(), folder, "second")
+    export(build_tiny_student(), {}, folder, "first")
+    export(build_tiny_student(), {}, folder, "second")
     with pytest.raises(UnicodeEncodeError):
-        export(build_tiny_student(), folder, "\ud800")  # no character, so the last file cannot be written
+        export(build_tiny_student(), {}, folder, "\ud800")  # no character, so the last file cannot be written
     assert (folder / "README.md").read_text() == "second"
     assert [entry.name for entry in tmp_path.iterdir()] == ["student"]
