@@ -163,7 +163,7 @@ def test_a_stranger_hears_the_same_from_the_folder(tmp_path, build_tiny_student,
 
 def test_the_folder_holds_what_a_checkpoint_needs(tmp_path, build_tiny_student):
     export(build_tiny_student(), {}, tmp_path / "student", "# A card\n")
-    names = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+    names = {"config.json", "model.safetensors", "heads.safetensors", "preprocessor_config.json", "README.md"}
     assert {file.name for file in (tmp_path / "student").iterdir()} == names
     assert (tmp_path / "student" / "README.md").read_text() == "# A card\n"
     settings = json.loads((tmp_path / "student" / "preprocessor_config.json").read_text())
