@@ -32,7 +32,7 @@ def build_upstream(family: str, size: str, checkpoint: str | None = None) -> Fro
 def build_teacher(settings: Teacher, seed: int) -> FusedTeacher:
     """The fused teacher of a recipe, not yet fitted: its upstreams frozen, its own weights from the seed."""
     upstreams = {family: build_upstream(family, "", settings.checkpoints[family]) for family in settings.upstreams}
-    return FusedTeacher(upstreams, settings.combine, settings.width, settings.interface, seed)
+    return FusedTeacher(upstreams, settings.combine, settings.width, settings.interface, seed).eval()
 
 
 def demand_known(what: str, name: str, known: list[str]) -> None:

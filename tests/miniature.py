@@ -134,7 +134,10 @@ class Miniature:
     def launch(self, launcher: Sequence[str], words: Sequence[str], cores: set[int] = CORE) -> str:
         """What a real `accelerate launch <launcher> distill.py <words>` says when nothing goes wrong."""
         command = [sys.executable, "-m", "accelerate.commands.launch", *launcher, "distill.py", *words]
-        done = subprocess.run(command, cwd=ROOT, env=self.environment(), capture_output=True, text=True, timeout=900)
+        with on(cores):
+            done = subprocess.run(
+                command, cwd=ROOT, env=self.environment(), capture_output=True, text=True, timeout=900
+            )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 

@@ -142,7 +142,7 @@ def watched(words: list[str], log: str, environment: dict[str, str], out: str) -
         "optimized": sum(id(weight) in kept["optimized"] for weight in own),
         "trainable": sum(weight.requires_grad for weight in own),
         "gradients": sum(weight.grad is not None for weight in own),
-        "training": sum(module.training for module in teacher.upstreams.modules()),
+        "training": sum(module.training for encoder in teacher.encoders() for module in encoder.modules()),
     }
     Path(out).write_text(json.dumps(report))
 
