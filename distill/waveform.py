@@ -53,13 +53,15 @@ class ClipNorm(nn.Module):
         self.frames: list[int] = []  # of each clip, set before every pass: transformers hands its norms no lengths
 
     def forward(self, hidden_BDT: Tensor) -> Tensor:
-        normed_BDT = torch.zeros_like(hidden_BDT)
-        for clip, frames in enumerate(self.frames):
-            own_1DT = hidden_BDT[clip : clip + 1, :, :frames]
-            normed_BDT[clip : clip + 1, :, :frames] = F.group_norm(
-                own_1DT, self.groups, self.weight, self.bias, self.eps
-            )
-        return normed_BDT
+        # Joined once: writing each clip into one tensor makes the backward pass quadratic in the number of clips.
+        total = hidden_BDT.shape[2]
+        return torch.cat(
+            [self._norm(own, count, total) for own, count in zip(hidden_BDT.split(1), self.frames, strict=True)]
+        )
+
+    def _norm(self, own_1DT: Tensor, frames: int, total: int) -> Tensor:
+        normed_1DT = F.group_norm(own_1DT[:, :, :frames], self.groups, self.weight, self.bias, self.eps)
+        return F.pad(normed_1DT, (0, total - frames))
 
 
 class Waveform(Encoder):
