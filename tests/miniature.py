@@ -72,11 +72,14 @@ EVALUATE = [
 SETTINGS = [*CORPUS, *STUDENT, *FIT, *DISTILL, *EVALUATE]
 
 
+CHANGES = frozenset({"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"})
+
+
 @dataclass(frozen=True)
 class Moment:
     """A change of the run's folder, as Python's audit events name it: `count` times `event` on a path with `text`."""
 
-    event: str  # "os.mkdir", "os.rename", "shutil.rmtree", "open"; about to happen
+    event: str  # one of CHANGES, about to happen; "" for any of them
     text: str  # "" is in every path
     count: int = 1
 
@@ -175,11 +178,11 @@ def play(words: list[str], log: str, environment: dict[str, str], moment: Moment
 
 def trap(moment: Moment, runs: str):
     """An audit hook that kills this process at a moment."""
-    left = moment.count
+    left, wanted = moment.count, {moment.event} if moment.event else CHANGES
 
     def watch(event: str, args: tuple) -> None:
         nonlocal left
-        if event != moment.event or runs not in str(args[0]) or moment.text not in str(args[0]):
+        if event not in wanted or runs not in str(args[0]) or moment.text not in str(args[0]):
             return
         left -= 1
         if left == 0:
