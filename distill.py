@@ -18,8 +18,9 @@ from distill.evaluation import table
 from distill.features import Encoder
 from distill.files import read_json
 from distill.frozen import Frozen
+from distill.loading import cost, load, text, usage
 from distill.logmel import LogMel
-from distill.recipe import Recipe, cost, load, text, usage
+from distill.recipe import Recipe
 from distill.run import Run, open_run
 from distill.teacher import FusedTeacher
 from distill.waveform import Waveform

@@ -31,10 +31,11 @@ from distill.fit import Fit, Fitting, Labels
 from distill.frames import FrameCache, by_length
 from distill.frozen import Frozen
 from distill.fusion import Standardiser
+from distill.loading import load
 from distill.logmel import LogMel
 from distill.loop import optimizer
 from distill.probe import Split, train
-from distill.recipe import Distill, Recipe, load
+from distill.recipe import Distill, Recipe
 from distill.targets import Supervision, Targets, memory, online
 from distill.tasks import TASKS
 from distill.tasks.task import draw

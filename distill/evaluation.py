@@ -121,7 +121,8 @@ def evaluate_row(
         started = perf_counter()
         cell = evaluate_task(task, heard[task], settings, device)
         _write(folder / f"{name}.{task}.json", settings, cell)
-        how = f"{cell['metric']} {cell['value']:.1f} % at learning rate {cell['learning_rate']:g}"
+        rate = f"{cell['learning_rate']:g}"
+        how = f"validation {cell['metric']} {cell['validation'][rate]:.1f} % at learning rate {rate}"
         say(f"evaluate {name} {task}: {how}, {perf_counter() - started:.0f} s")
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from distill.checkpoint import Checkpoints
 from distill.files import write_json
-from distill.recipe import Recipe, RecipeError, changed, read_saved, save
+from distill.loading import changed, read_saved, save
+from distill.recipe import Recipe, RecipeError
 
 PACKAGES = (
     "fusedistill",

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from distill.recipe import RECIPES, Recipe, RecipeError, changed, load, menu, read_saved, save, text, usage
+from distill.loading import RECIPES, changed, load, menu, read_saved, save, text, usage
+from distill.recipe import Recipe, RecipeError
 
 FAMILIES = ("hubert", "wavlm", "whisper")
 
