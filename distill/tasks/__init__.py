@@ -1,5 +1,6 @@
-"""The downstream tasks by name; one more is a file here and a line below."""
+"""The downstream tasks by name, in two protocols; one more task is a file here and a line below."""
 
+from distill.tasks import superb
 from distill.tasks.asr import Asr
 from distill.tasks.classification import Classification
 from distill.tasks.sv import SpeakerVerification
@@ -11,3 +12,13 @@ TASKS: dict[str, Task] = {
     "er": Classification("er", "style"),
     "lid": Classification("lid", "language"),
 }
+SUPERB: dict[str, Task] = {  # arXiv 2105.01051; the last two: ML-SUPERB, arXiv 2305.10615
+    "asr": Asr(make=superb.Dictation, flat=0.0),
+    "pr": Asr("pr", "phones", phones=True, metric="per", make=superb.Phones, flat=0.0),
+    "sid": Classification("sid", "speaker", make=superb.Pooled, crop_seconds=8.0),
+    "sv": SpeakerVerification(make=superb.XVector, crop_seconds=8.0),
+    "er": Classification("er", "style", make=superb.Pooled, crop_seconds=None),
+    "ml-mono": Asr("ml-mono", language="", metric="cer", make=superb.Multilingual, flat=0.0),
+    "ml-multi": Asr("ml-multi", language="", names=True, metric="cer", make=superb.Multilingual, flat=0.0),
+}
+PROTOCOLS = {"light": TASKS, "superb": SUPERB}

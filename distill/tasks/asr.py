@@ -1,7 +1,9 @@
-"""Speech recognition: CTC over characters, on English clips."""
+"""Recognition by CTC: characters of a transcript (asr, several languages too), phones (pr)."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,57 +22,94 @@ HIDDEN, KERNEL, DILATIONS = 128, 5, (1, 2, 2)
 PAIR = 2  # frames the head takes in one step, giving as many outputs: 50 a second are needed for fast speech
 
 
+class Spelled(NamedTuple):
+    """Scores of a head that has its own frames, fewer than the encoder's."""
+
+    scores_BTC: Tensor
+    lengths_B: Tensor
+
+
 @dataclass(frozen=True)
 class Asr(Task):
-    """Greedy decoding, no language model; word error rate, and character error rate beside it."""
+    """Greedy decoding, no language model; word and character error rate, or the phone error rate."""
 
-    language: str = "en"
+    name: str = "asr"
+    column: str = "transcript"
+    language: str = "en"  # of the clips; empty: any
+    names: bool = False  # the language is to be named before the transcript, and that is scored too
+    phones: bool = False  # the column holds phones with spaces between them
+    metric: str = "wer"
+    make: Callable[[int, int], nn.Module] | None = None  # width, outputs -> head; None: a Speller
+    flat: float = FLAT
     vocabulary: tuple[str, ...] = ()
-    name = "asr"
-    metric = "wer"
     lower_is_better = True
     crop_seconds = None
 
     def select(self, clips: Clips) -> np.ndarray:
-        rows = zip(clips.column("language"), clips.column("transcript"), strict=True)
+        languages = clips.column("language") if self.language else [""] * len(clips)
+        rows = zip(languages, clips.column(self.column), strict=True)
         return np.flatnonzero([language == self.language and bool(text.strip()) for language, text in rows])
 
     def prepare(self, train: Clips) -> "Asr":
-        characters = sorted(set("".join(train.column("transcript"))))
-        if not characters:
-            raise ValueError(f"asr: no training clip has a transcript in the language {self.language!r}")
-        return replace(self, vocabulary=tuple(characters))
+        symbols = sorted({symbol for text in self._texts(train) for symbol in text})
+        if not symbols:
+            wanted = f" in the language {self.language!r}" if self.language else ""
+            raise ValueError(f"{self.name}: no training clip has a {self.column}{wanted}")
+        return replace(self, vocabulary=tuple(symbols))
 
     def targets(self, train: Clips) -> list[Tensor]:
-        number = {character: i + 1 for i, character in enumerate(self.vocabulary)}
-        return [torch.tensor([number[c] for c in text]) for text in train.column("transcript")]
+        number = {symbol: i + 1 for i, symbol in enumerate(self.vocabulary)}
+        return [torch.tensor([number[symbol] for symbol in text]) for text in self._texts(train)]
+
+    def _texts(self, clips: Clips) -> list[list[str]]:
+        """Each clip's symbols, its language's name first where that is wanted."""
+        texts = [text.split() if self.phones else list(text) for text in clips.column(self.column)]
+        if not self.names:
+            return texts
+        return [[f"[{name}]", *text] for name, text in zip(clips.column("language"), texts, strict=True)]
 
     def head(self, width: int) -> nn.Module:
-        return Speller(width, len(self.vocabulary) + 1)
+        return (self.make or Speller)(width, len(self.vocabulary) + 1)
 
     def loss(
-        self, outputs: Tensor, lengths_B: Tensor, targets: Sequence[Tensor], progress: float
+        self, outputs: Tensor | Spelled, lengths_B: Tensor, targets: Sequence[Tensor], progress: float
     ) -> tuple[Tensor, int]:
-        """Counted in characters. A clip with fewer frames than CTC needs adds nothing."""
+        """Counted in symbols. A clip with fewer frames than CTC needs adds nothing."""
+        outputs, lengths_B = outputs if isinstance(outputs, Spelled) else Spelled(outputs, lengths_B)
         sizes_B = torch.tensor([len(target) for target in targets], device=outputs.device)
         targets_BS = pad_sequence(list(targets), batch_first=True).to(outputs.device)
-        if progress < FLAT:
+        if progress < self.flat:
             return flat_loss(outputs, lengths_B, targets_BS, sizes_B), int(sizes_B.sum())
         scores_TBC = outputs.float().log_softmax(-1).transpose(0, 1)
         total = F.ctc_loss(scores_TBC, targets_BS, lengths_B, sizes_B, BLANK, reduction="sum", zero_infinity=True)
         return total, int(sizes_B.sum())
 
-    def predictions(self, outputs: Tensor, lengths_B: Tensor) -> list[str]:
+    def predictions(self, outputs: Tensor | Spelled, lengths_B: Tensor) -> list[str]:
+        outputs, lengths_B = outputs if isinstance(outputs, Spelled) else Spelled(outputs, lengths_B)
         best = outputs.argmax(-1).cpu()
         return [self._spell(row[:length]) for row, length in zip(best, lengths_B.tolist(), strict=True)]
 
     def _spell(self, best_T: Tensor) -> str:
         runs = torch.unique_consecutive(best_T).tolist()
-        return "".join(self.vocabulary[i - 1] for i in runs if i != BLANK)
+        return (" " if self.phones else "").join(self.vocabulary[i - 1] for i in runs if i != BLANK)
 
     def score(self, predictions: Sequence[str], clips: Clips) -> dict[str, float]:
-        references = clips.column("transcript")
-        return {name: compute(name, predictions, references) for name in ("wer", "cer")}
+        references = clips.column(self.column)
+        if self.phones:
+            return {"per": compute("wer", predictions, references)}
+        named, texts = zip(*(split_name(text) if self.names else ("", text) for text in predictions), strict=True)
+        scores = {name: compute(name, texts, references) for name in ("wer", "cer")}
+        if not self.names:
+            return scores
+        return scores | {"lid": compute("accuracy", named, clips.column("language"))}
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """`[eng]hello` -> `eng`, `hello`; a text that names no language comes back whole."""
+    if not text.startswith("["):
+        return "", text
+    name, _, rest = text[1:].partition("]")
+    return name, re.sub(r"\[[^]]*\]", "", rest)
 
 
 def flat_loss(outputs_BTC: Tensor, lengths_B: Tensor, targets_BS: Tensor, sizes_B: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Classification of clips by one label: speaking style (er), language (lid)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,14 +18,15 @@ HIDDEN = 256
 
 @dataclass(frozen=True)
 class Classification(Task):
-    """SUPERB's utterance classifier on balanced classes, so that chance is one over their number."""
+    """Balanced classes, so that chance is one over their number; clips are cropped in training."""
 
     name: str
     column: str
+    make: Callable[[int, int], nn.Module] | None = None  # width, classes -> head; None: a Classifier
+    crop_seconds: float | None = 1.0
     vocabulary: tuple[str, ...] = ()
     metric = "accuracy"
     lower_is_better = False
-    crop_seconds = 1.0
 
     def select(self, clips: Clips) -> np.ndarray:
         """Labelled clips; of no class more than the median class has."""
@@ -47,7 +48,7 @@ class Classification(Task):
         return [number[label] for label in train.column(self.column)]
 
     def head(self, width: int) -> nn.Module:
-        return Classifier(width, len(self.vocabulary))
+        return (self.make or Classifier)(width, len(self.vocabulary))
 
     def loss(
         self, outputs: Tensor, lengths_B: Tensor, targets: Sequence[Tensor], progress: float
@@ -59,7 +60,13 @@ class Classification(Task):
         return [self.vocabulary[i] for i in outputs.argmax(-1).tolist()]
 
     def score(self, predictions: Sequence[str], clips: Clips) -> dict[str, float]:
-        return {"accuracy": compute("accuracy", predictions, clips.column(self.column))}
+        labels = clips.column(self.column)
+        if strange := sorted(set(labels) - set(self.vocabulary)):
+            raise ValueError(
+                f"{self.name}: {len(strange)} of the {len(set(labels))} classes in {self.column!r} are in no training "
+                f"clip, {strange[0]!r} for one; split the corpus so that each class is in training"
+            )
+        return {"accuracy": compute("accuracy", predictions, labels)}
 
 
 class Classifier(nn.Module):

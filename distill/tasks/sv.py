@@ -1,6 +1,6 @@
 """Speaker verification: AM-softmax over the training speakers, scored on speakers never heard."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -28,11 +28,12 @@ class Voices(NamedTuple):
 class SpeakerVerification(Task):
     """Equal error rate of the cosines of all pairs of clips, or of many."""
 
+    make: Callable[[int, int], nn.Module] | None = None  # width, speakers -> head; None: a Recogniser
+    crop_seconds: float | None = 1.0
     vocabulary: tuple[str, ...] = ()
     name = "sv"
     metric = "eer"
     lower_is_better = True
-    crop_seconds = 1.0
 
     def select(self, clips: Clips) -> np.ndarray:
         return np.flatnonzero([bool(speaker) for speaker in clips.column("speaker")])
@@ -48,7 +49,7 @@ class SpeakerVerification(Task):
         return [number[speaker] for speaker in train.column("speaker")]
 
     def head(self, width: int) -> nn.Module:
-        return Recogniser(width, len(self.vocabulary))
+        return (self.make or Recogniser)(width, len(self.vocabulary))
 
     def loss(
         self, outputs: Voices, lengths_B: Tensor, targets: Sequence[Tensor], progress: float
