@@ -6,16 +6,19 @@ accelerate launch distill.py recipe=wavlm+whisper
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from distill import runtime, stages
+from distill import planning, runtime, stages
 from distill.data.corpora import load_splits
 from distill.evaluation import table
-from distill.features import Encoder
+from distill.features import Encoder, parameters
 from distill.files import read_json
 from distill.frozen import Frozen
 from distill.loading import cost, load, text, usage
@@ -28,6 +31,7 @@ from students import make_student, start
 from students.card import card
 from students.export import export, open_student
 from teachers import FAMILIES, build_teacher
+from teachers.rehearsal import listener
 
 MACHINE = Path(__file__).with_name("accelerate_config.yaml")
 
@@ -89,6 +93,21 @@ def rows(place: Run, teacher: FusedTeacher) -> dict[str, Encoder]:
     return {name: Frozen(encoder) for name, encoder in compared.items()}
 
 
+def plan(recipe: Recipe) -> str:
+    """What a run will take, with nothing loaded and nothing heard."""
+
+    def parts(dtype: torch.dtype) -> planning.Parts:
+        teacher = build_teacher(replace(recipe.teacher, weights="random"), recipe.seed)
+        upstreams = [
+            listener(*named, dtype) for named in zip(recipe.teacher.upstreams, teacher.encoders(), strict=True)
+        ]
+        student = listener("student", make_student(recipe.student, recipe.seed).eval(), torch.float32)
+        return upstreams, student, parameters(teacher.fusion) + parameters(teacher.interface)
+
+    with FakeTensorMode():
+        return planning.outlook(recipe, parts, MACHINE)
+
+
 def main(argv: list[str]) -> None:
     """The command line; what a user can get wrong ends in a message of a few lines."""
     if not argv or "--help" in argv or "-h" in argv:
@@ -96,9 +115,9 @@ def main(argv: list[str]) -> None:
         return
     runtime.quiet()
     try:
-        recipe = load([word for word in argv if word != "--show"], FAMILIES)
-        if "--show" in argv:
-            print(text(recipe), end="")
+        recipe = load([word for word in argv if word not in ("--show", "--plan")], FAMILIES)
+        if "--show" in argv or "--plan" in argv:
+            print(plan(recipe) if "--plan" in argv else text(recipe).rstrip())
             return
         run(recipe)
     except (ValueError, OSError) as error:

@@ -75,7 +75,7 @@ def usage(families: Collection[str], folder: Path = RECIPES) -> str:
         for name, kind in sections.items()
     ]
     lines = [
-        "usage: accelerate launch distill.py recipe=<recipe> [key=value ...] [--show]",
+        "usage: accelerate launch distill.py recipe=<recipe> [key=value ...] [--show] [--plan]",
         "recipe=",
         *(f"  {name:<18}{summary(path)}" for name, path in menu(folder).items()),
         f"  or a+b of {', '.join(sorted(families))}; or path/to/recipe.yaml",
@@ -83,7 +83,7 @@ def usage(families: Collection[str], folder: Path = RECIPES) -> str:
         *(f"  {name:<18}{summary(path)}" for name, path in menu(folder / "scales").items()),
         f"stages=[{','.join(STAGES)}]   name=<run folder>   runs=<where run folders lie>   seed=0",
         *keys,
-        "--show prints the whole recipe and stops",
+        "--show prints the whole recipe and stops, --plan what the run will take: memory, disk, hours",
     ]
     return "\n".join(lines)
 

@@ -44,6 +44,7 @@ class Data:
 class Teacher:
     upstreams: list[str] = field(default_factory=list)  # families; empty: those in the recipe's name
     checkpoints: dict[str, str] = field(default_factory=dict)  # family -> published name or folder
+    weights: str = within("published", menu=("published", "random"))  # random: to rehearse; nothing is fetched
     combine: str = within("sum", menu=COMBINE)
     width: int = within(0, least=0)  # features of a fused frame; 0: as the widest upstream
     interface: str = within("hconv", menu=INTERFACES)

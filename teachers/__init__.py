@@ -8,6 +8,7 @@ from distill.frozen import Frozen
 from distill.recipe import Teacher
 from distill.teacher import FusedTeacher
 from teachers import wav2vec2, whisper
+from teachers.checkpoint import RANDOM
 
 FAMILIES: dict[str, Callable[[str], Encoder]] = {  # name -> loader of a folder or a repository on the Hub
     "hubert": wav2vec2.load_hubert,
@@ -31,7 +32,8 @@ def build_upstream(family: str, size: str, checkpoint: str | None = None) -> Fro
 
 def build_teacher(settings: Teacher, seed: int) -> FusedTeacher:
     """The fused teacher of a recipe, not yet fitted: its upstreams frozen, its own weights from the seed."""
-    upstreams = {family: build_upstream(family, "", settings.checkpoints[family]) for family in settings.upstreams}
+    prefix = RANDOM if settings.weights == "random" else ""
+    upstreams = {name: build_upstream(name, "", prefix + settings.checkpoints[name]) for name in settings.upstreams}
     return FusedTeacher(upstreams, settings.combine, settings.width, settings.interface, seed).eval()
 
 

@@ -11,7 +11,10 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
+from teachers.published import published_config
+
 PATIENCE = 5  # seconds to find out whether the Hub answers; its client would retry each file for 23
+RANDOM = "random:"  # before a name: its architecture, none of its weights
 UNUSED = {"masked_spec_embed"}  # weights that only masking in training needs
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -29,6 +32,8 @@ def open_checkpoint(name: str, model_class: type[Model], extractor_class: type[E
     only a .bin: those go through torch.load(weights_only=True), which reads tensors and runs no code. Never
     remote code. Raises CheckpointError.
     """
+    if name.startswith(RANDOM):
+        return untrained(name.removeprefix(RANDOM), model_class, extractor_class)
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # else a .bin makes transformers call a bot on the Hub
     local = is_folder(name) or not hub_answers()
     config_class = model_class.config_class
@@ -52,6 +57,25 @@ def open_checkpoint(name: str, model_class: type[Model], extractor_class: type[E
     model, report = cast(tuple[Model, dict], opened)
     demand_weights(name, set(report["missing_keys"]) - UNUSED)
     return model, extractor
+
+
+def untrained(name: str, model_class: type[Model], extractor_class: type[Extractor]) -> tuple[Model, Extractor]:
+    """The architecture of a folder or a published checkpoint with random weights, always the same; for rehearsals."""
+    config_class = model_class.config_class
+    assert config_class is not None  # of a concrete class
+    if is_folder(name):
+        try:
+            config = config_class.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(explain(name, error, offline=True)) from error
+        demand_type(name, config.to_dict(), config_class.model_type)
+    else:
+        config = published_config(name, config_class)
+    mels = config.to_dict().get("num_mel_bins")
+    extractor = extractor_class(feature_size=mels) if mels else extractor_class()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return model_class(config).eval(), extractor
 
 
 def is_folder(name: str) -> bool:

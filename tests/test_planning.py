@@ -1,0 +1,172 @@
+"""The plan counts what a run performs: bytes, multiply-adds and parameters equal those of real tensors."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModel, WhisperModel
+
+import distill as package
+from distill import planning
+from distill.evaluation import cost
+from distill.features import parameters
+from distill.loading import load
+from distill.planning import Live, Load, trained
+from teachers import FAMILIES, build_teacher, build_upstream
+from teachers.checkpoint import CheckpointError
+from teachers.published import CONFIGS
+from teachers.rehearsal import listener
+
+ROOT = Path(package.__file__).parents[1]
+PUBLISHED = {  # millions of parameters, as the model pages say
+    "microsoft/wavlm-base-plus": 94.4,
+    "microsoft/wavlm-large": 315.5,
+    "facebook/hubert-base-ls960": 94.4,
+    "facebook/hubert-large-ll60k": 315.4,
+    "facebook/hubert-xlarge-ll60k": 962.5,
+    "facebook/wav2vec2-xls-r-300m": 315.4,
+    "facebook/wav2vec2-xls-r-2b": 2159.3,
+    "facebook/data2vec-audio-base": 93.2,
+    "facebook/w2v-bert-2.0": 580.5,
+    "openai/whisper-small": 241.7,
+    "openai/whisper-large-v3": 1543.5,
+}
+
+
+def megabytes(count: int) -> torch.Tensor:
+    return torch.empty(count * 2**20, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("mode", [FakeTensorMode, torch.no_grad])
+def test_live_counts_what_is_there_at_once(mode):
+    with mode(), Live() as live:
+        first, second = megabytes(3), megabytes(4)
+        view = first[:10]
+        del first  # its memory stays with the view
+        third = megabytes(2)
+        del view, second
+        fourth = megabytes(5)
+        assert live.now == 7 * 2**20
+        del third, fourth
+    assert live.peak == 9 * 2**20
+
+
+def test_live_does_not_count_what_was_there_before():
+    weights = megabytes(7)
+    with Live() as live:
+        kept = weights[:5].t() if weights.ndim > 1 else weights[:5]
+    assert live.peak == 0 and len(kept) == 5
+
+
+def test_a_fake_pass_takes_the_bytes_of_a_real_one():
+    layers = nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64))
+
+    def peak(model, audio):
+        with Live() as live:
+            model(audio).square().sum().backward()
+        return live.peak
+
+    real = peak(layers, torch.zeros(32, 64))
+    with FakeTensorMode():
+        fake = peak(nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64)), torch.zeros(32, 64))
+    assert fake == real > 4 * (32 * 256 + 2 * 64 * 256)
+
+
+@pytest.mark.parametrize("family", ["wavlm", "hubert", "whisper"])
+def test_parameters_and_multiply_adds_are_those_of_the_evaluation(family):
+    real = build_upstream(family, "mini")
+    seconds = 2.0
+    measured = cost(real, torch.zeros(round(seconds * 16_000)).numpy(), torch.device("cpu"))
+    with FakeTensorMode():
+        one = listener(family, build_upstream(family, "", f"random:{ROOT}/teachers/mini/{family}"), torch.float32)
+        assert one.weights() == measured["parameters"]
+        assert one.macs(seconds) == pytest.approx(measured["macs"], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("zero", "processes", "bytes_each"),
+    [(0, 4, 16), (1, 1, 20), (1, 4, 4 + 4 + 3), (2, 4, 4 + 1 + 3), (3, 4, 1 + 1 + 3)],
+)
+def test_zero_shares_out_optimizer_then_gradients_then_weights(zero, processes, bytes_each):
+    assert trained(1000, zero, processes) == 1000 * bytes_each
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_architectures_have_the_published_parameters(name):
+    config_class, settings = CONFIGS[name]
+    with FakeTensorMode():
+        assert parameters(AutoModel.from_config(config_class(**settings))) / 1e6 == pytest.approx(
+            PUBLISHED[name], abs=0.06
+        )
+
+
+def test_whisper_encoders_are_counted_without_their_decoder():
+    config_class, settings = CONFIGS["openai/whisper-small"]
+    with FakeTensorMode():
+        assert parameters(WhisperModel(config_class(**settings)).get_encoder()) == 88_154_112
+
+
+def test_random_weights_are_always_the_same_and_none_of_the_shipped():
+    name = f"{ROOT}/teachers/mini/wavlm"
+    first, second = (build_upstream("wavlm", "", f"random:{name}").state_dict() for _ in range(2))
+    trained_ones = build_upstream("wavlm", "", name).state_dict()
+    assert first.keys() == trained_ones.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not torch.equal(
+        first["encoder.model.encoder.layers.0.attention.k_proj.weight"],
+        trained_ones["encoder.model.encoder.layers.0.attention.k_proj.weight"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "message"),
+    [
+        ("wavlm", "random:some/where", "the architecture of some/where is not known here"),
+        ("wavlm", "random:openai/whisper-small", "is a whisper, wanted wavlm"),
+        ("wavlm", "random:./nowhere", "no such folder"),
+    ],
+)
+def test_random_weights_of_an_unknown_architecture_are_an_error(family, name, message):
+    with pytest.raises(ValueError, match=message):
+        build_upstream(family, "", name)
+    assert issubclass(CheckpointError, ValueError)
+
+
+@pytest.fixture
+def outlook():
+    """The plan of a command line, as distill.py makes it."""
+
+    def make(*words: str) -> str:
+        recipe = load(list(words), FAMILIES)
+
+        def parts(dtype):
+            teacher = build_teacher(recipe.teacher, recipe.seed)
+            named = zip(recipe.teacher.upstreams, teacher.encoders(), strict=True)
+            upstreams = [listener(name, encoder, dtype) for name, encoder in named]
+            return upstreams[:-1], upstreams[-1], parameters(teacher.fusion)
+
+        with FakeTensorMode():
+            return planning.outlook(recipe, parts, ROOT / "accelerate_config.yaml")
+
+    return make
+
+
+def test_the_plan_names_every_model_and_needs_no_network(outlook):
+    said = outlook("recipe=hubert+wavlm+whisper", "scale=base", "teacher.weights=random", "distill.steps=10")
+    assert "94.37 M" in said and "94.38 M" in said and "88.15 M" in said
+    assert "float32" in said and "bfloat16" in said and "ZeRO 2" in said
+    assert "distillation hears 4.4 h of audio" in said
+
+
+def test_more_audio_in_a_pass_takes_more_memory():
+    def learned(seconds: float) -> float:
+        recipe = load(["recipe=wavlm", f"distill.forward_seconds={seconds}", "distill.batch_seconds=80"], FAMILIES)
+        load_ = Load.of(recipe, ROOT / "accelerate_config.yaml")
+        with FakeTensorMode():
+            one = listener("wavlm", build_upstream("wavlm", "", f"random:{ROOT}/teachers/mini/wavlm"), torch.float32)
+            one.model.requires_grad_(True)
+            return planning.learning(one, load_, 160, planning.LOSSES["l1_cosine"], half=False)
+
+    assert learned(80.0) == pytest.approx(2 * learned(40.0), rel=0.05)
