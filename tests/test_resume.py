@@ -79,7 +79,8 @@ def test_killed_at_one_change_after_another(miniature: Miniature, launched, tmp_
     """Any change of the folder may be the last, in files we never thought of."""
     draw, words, kills = random.Random(seed), miniature.words(tmp_path), 0
     while True:
-        job = miniature.start(words, moment=Moment("", "", draw.randint(1, 60)))
+        most = round(40 * 1.5**kills)  # ever later, as what is found again is opened too: the run must end
+        job = miniature.start(words, moment=Moment("", "", draw.randint(1, most)))
         if job.code() == 0:
             break
         assert job.process.exitcode == -signal.SIGKILL, job.said()
