@@ -74,11 +74,16 @@ def train(task: Task, split: Split, budget: Budget, rate: float, seed: int, devi
     return probe if all(bool(weight.isfinite().all()) for weight in probe.parameters()) else None
 
 
-@torch.no_grad()
 def score(task: Task, probe: Probe | None, split: Split, batch: int, device: torch.device) -> dict[str, float]:
-    """The task's metrics on a whole split, in percent; the worst value for a probe that diverged."""
+    """The task's metrics on a whole split; the worst value for a probe that diverged."""
     if probe is None:
         return {task.metric: task.worst}
+    return task.score(predict(task, probe, split, batch, device), split.clips)
+
+
+@torch.no_grad()
+def predict(task: Task, probe: Probe, split: Split, batch: int, device: torch.device) -> list:
+    """The task's prediction for every clip of a split, in its order."""
     probe.eval()
     order = np.argsort(split.cache.lengths[split.rows].numpy(), kind="stable")
     predictions = [None] * len(order)
@@ -89,7 +94,7 @@ def score(task: Task, probe: Probe | None, split: Split, batch: int, device: tor
         outputs = probe(hidden_BLTD.to(device), lengths_B)
         for i, prediction in zip(chosen, task.predictions(outputs, lengths_B), strict=True):
             predictions[i] = prediction
-    return task.score(predictions, split.clips)
+    return predictions
 
 
 def batches(lengths: np.ndarray, size: int, steps: int, generator: torch.Generator) -> Iterator[np.ndarray]:

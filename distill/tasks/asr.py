@@ -68,8 +68,11 @@ class Asr(Task):
         runs = torch.unique_consecutive(best_T).tolist()
         return "".join(self.vocabulary[i - 1] for i in runs if i != BLANK)
 
+    def references(self, clips: Clips) -> list[str]:
+        return clips.column("transcript")
+
     def score(self, predictions: Sequence[str], clips: Clips) -> dict[str, float]:
-        references = clips.column("transcript")
+        references = self.references(clips)
         return {name: compute(name, predictions, references) for name in ("wer", "cer")}
 
 

@@ -58,8 +58,11 @@ class Classification(Task):
     def predictions(self, outputs: Tensor, lengths_B: Tensor) -> list[str]:
         return [self.vocabulary[i] for i in outputs.argmax(-1).tolist()]
 
+    def references(self, clips: Clips) -> list[str]:
+        return clips.column(self.column)
+
     def score(self, predictions: Sequence[str], clips: Clips) -> dict[str, float]:
-        return {"accuracy": compute("accuracy", predictions, clips.column(self.column))}
+        return {"accuracy": compute("accuracy", predictions, self.references(clips))}
 
 
 class Classifier(nn.Module):
