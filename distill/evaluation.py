@@ -3,23 +3,23 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from time import perf_counter
 
 import numpy as np
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from distill.data.clips import Clips, pad
-from distill.features import SAMPLE_RATE, Encoder, parameters
+from distill.comparison import STUDENT, compare, write_predictions
+from distill.cost import cost
+from distill.data.clips import Clips
+from distill.features import Encoder
 from distill.frames import FrameCache, standardiser
 from distill.interface import INTERFACES
-from distill.probe import Budget, Split, score, train
-from distill.tasks import TASKS
-from distill.tasks.task import draw
+from distill.probe import Budget, Probe, Split, predict, score, train
+from distill.tasks import PROTOCOLS, TASKS, superb
+from distill.tasks.task import Task, draw
 
 PARTS = ("train", "validation", "test")
 WHOLE = 3.0  # seconds of a clip that is not cropped, about; who does which task depends on it, no result does
@@ -30,22 +30,26 @@ class Evaluate:
     """What every row gets, whatever it is."""
 
     tasks: list[str] = field(default_factory=lambda: list(TASKS))
+    heads: str = "light"  # or "superb": heads and optimisers as published, for comparable scores
     interface: str = "hconv"
     learning_rates: list[float] = field(default_factory=lambda: [1e-3, 3e-3, 1e-2])  # chosen from on validation
     seeds: list[int] = field(default_factory=lambda: [0, 1])  # the first one chooses the rate
     steps: dict[str, int] = field(default_factory=lambda: {"asr": 600, "sv": 400, "er": 400, "lid": 400})
-    batch: int = 16  # clips per step
+    batch: int = 16  # clips per step; this and the next three are for light heads
     warmup: float = 0.1  # share of the steps
     weight_decay: float = 0.01
     clip: float = 1.0  # largest norm of the gradient
     train_clips: int = 1500  # of each task, at most
     score_clips: int = 500  # of each task in validation and in test, at most
     forward_seconds: float = 60.0  # audio in one forward pass of an encoder
+    students: list[str] = field(default_factory=list)  # folders of other runs, whose students are rows too
 
     def __post_init__(self):
+        _demand(self.heads in PROTOCOLS, f"evaluate.heads: no {self.heads!r}; there are {', '.join(PROTOCOLS)}")
         for task in self.tasks:
-            _demand(task in TASKS, f"evaluate.tasks: no task {task!r}; there are {', '.join(TASKS)}")
-            _demand(self.steps.get(task, 0) >= 1, f"evaluate.steps: {task} needs 1 step or more")
+            known = ", ".join(self.menu())
+            _demand(task in self.menu(), f"evaluate.tasks: no task {task!r} with {self.heads} heads; there are {known}")
+            _demand(self.budget(task).steps >= 1, f"evaluate.steps: {task} needs 1 step or more")
         _demand(
             self.interface in INTERFACES,
             f"evaluate.interface: no {self.interface!r}; there are {', '.join(INTERFACES)}",
@@ -55,11 +59,23 @@ class Evaluate:
         _demand(bool(self.seeds), "evaluate.seeds needs one seed or more")
         for key in ("batch", "clip", "train_clips", "score_clips", "forward_seconds"):
             _demand(vars(self)[key] > 0, f"evaluate.{key} must be above 0, got {vars(self)[key]}")
+        names = [Path(folder).name for folder in self.students]
+        _demand(len(set(names)) == len(names), f"evaluate.students: two runs of one name in {', '.join(names)}")
         _demand(0 <= self.warmup < 1, f"evaluate.warmup must be in [0, 1), got {self.warmup}")
         _demand(self.weight_decay >= 0, f"evaluate.weight_decay must be 0 or more, got {self.weight_decay}")
 
+    def menu(self) -> dict[str, Task]:
+        """The tasks there are with these heads."""
+        return PROTOCOLS[self.heads]
+
     def budget(self, task: str) -> Budget:
-        return Budget(self.interface, self.steps[task], self.batch, self.warmup, self.weight_decay, self.clip)
+        """What a probe may spend; `steps` counts for published heads too, where it names the task."""
+        if self.heads == "light":
+            steps = self.steps.get(task, 0)
+            return Budget(self.interface, steps, self.batch, self.weight_decay, self.clip, self.warmup, decay=True)
+        how = superb.TRAINING[task]
+        steps = self.steps.get(task, how.steps)
+        return Budget(self.interface, steps, how.batch, how.weight_decay, how.clip, 0.0, decay=False)
 
 
 def _demand(condition: bool, message: str) -> None:
@@ -85,16 +101,22 @@ def evaluate_rows(
     """
     folder.mkdir(parents=True, exist_ok=True)
     if rank == 0:
-        clips = splits["test"]
-        typical = clips.audio(int(np.argsort(clips.samples)[len(clips) // 2]))
         for name, encoder in rows.items():
             if _read(folder / f"{name}.json", settings) is None:
-                _write(folder / f"{name}.json", settings, cost(encoder, typical, device))
+                _write(
+                    folder / f"{name}.json", settings, cost(encoder, splits["test"], settings.forward_seconds, device)
+                )
     barrier()  # times are taken while nothing else runs
     for name, encoder in rows.items():
         evaluate_row(name, encoder, splits, settings, folder, device, rank=rank, world=world, say=say)
     barrier()
-    return gather(list(rows), settings, folder)
+    return gather(list(rows), settings, folder) | {"machine": machine(device)}
+
+
+def machine(device: torch.device) -> dict:
+    """What the costs were measured on."""
+    cuda = device.type == "cuda"
+    return {"device": torch.cuda.get_device_name(device) if cuda else "CPU", "threads": torch.get_num_threads()}
 
 
 def evaluate_row(
@@ -111,16 +133,18 @@ def evaluate_row(
 ) -> None:
     """Write `<name>.<task>.json` for those of the row's tasks that this process does and has not done yet."""
     mine = deal(settings, world)[rank]
-    waiting = [task for task in mine if _read(folder / f"{name}.{task}.json", settings) is None]
+    waiting = [task for task in mine if _read(folder / f"{name}.{task}.json", settings, task) is None]
     if not waiting:
         return
     started = perf_counter()
     heard = hear_splits(encoder, splits, waiting, settings, device)
-    say(f"evaluate {name}: heard the clips of {', '.join(waiting)} in {perf_counter() - started:.0f} s")
+    hearing = perf_counter() - started
+    say(f"evaluate {name}: heard the clips of {', '.join(waiting)} in {hearing:.0f} s")
     for task in waiting:
         started = perf_counter()
-        cell = evaluate_task(task, heard[task], settings, device)
-        _write(folder / f"{name}.{task}.json", settings, cell)
+        cell = evaluate_task(task, heard[task], settings, device, folder / f"{name}.{task}.npz")
+        cell["seconds"] = {"hearing": hearing / len(waiting), "probes": perf_counter() - started}
+        _write(folder / f"{name}.{task}.json", settings, cell, task)
         rate = f"{cell['learning_rate']:g}"
         how = f"validation {cell['metric']} {cell['validation'][rate]:.1f} % at learning rate {rate}"
         say(f"evaluate {name} {task}: {how}, {perf_counter() - started:.0f} s")
@@ -128,7 +152,8 @@ def evaluate_row(
 
 def deal(settings: Evaluate, world: int) -> list[list[str]]:
     """The tasks of each process: the longest first, always to the process with the least to do."""
-    work = {task: settings.steps[task] * (TASKS[task].crop_seconds or WHOLE) for task in settings.tasks}
+    tasks = settings.menu()
+    work = {task: settings.budget(task).steps * (tasks[task].crop_seconds or WHOLE) for task in settings.tasks}
     hands: list[list[str]] = [[] for _ in range(world)]
     for task in sorted(settings.tasks, key=lambda task: -work[task]):
         min(hands, key=lambda hand: sum(work[task] for task in hand)).append(task)
@@ -144,7 +169,7 @@ def hear_splits(
     for part in PARTS:
         clips = splits[part]
         most = settings.train_clips if part == "train" else settings.score_clips
-        used = {task: draw(TASKS[task].select(clips), most) for task in tasks}
+        used = {task: draw(settings.menu()[task].select(clips), most) for task in tasks}
         for task, rows in used.items():
             _demand(len(rows) > 0, f"{task}: none of the {len(clips)} clips of the {part} split is for it")
         union = np.unique(np.concatenate(list(used.values())))
@@ -154,9 +179,14 @@ def hear_splits(
     return heard
 
 
-def evaluate_task(name: str, parts: dict[str, Split], settings: Evaluate, device: torch.device) -> dict:
-    """One cell: the learning rate chosen on validation with the first seed, then every seed on test."""
-    task = TASKS[name].prepare(parts["train"].clips)
+def evaluate_task(
+    name: str, parts: dict[str, Split], settings: Evaluate, device: torch.device, predictions: Path
+) -> dict:
+    """One cell: the learning rate chosen on validation with the first seed, then every seed on test.
+
+    What the chosen probes say of every test clip is written to `predictions`, unless one diverged.
+    """
+    task = settings.menu()[name].prepare(parts["train"].clips)
     budget = settings.budget(name)
     first, *others = settings.seeds
     probes, validation = {}, {}
@@ -166,9 +196,9 @@ def evaluate_task(name: str, parts: dict[str, Split], settings: Evaluate, device
     choose = min if task.lower_is_better else max
     best = choose(validation, key=lambda rate: validation[rate])
     chosen = [probes[best], *(train(task, parts["train"], budget, best, seed, device) for seed in others)]
-    tests = [score(task, probe, parts["test"], budget.batch, device) for probe in chosen]
-    values = [test[task.metric] for test in tests]
-    extra = {key for test in tests for key in test} - {task.metric}
+    tests = examine(task, chosen, parts["test"], budget.batch, device, predictions)
+    values = [one[task.metric] for one in tests]
+    extra = {key for one in tests for key in one} - {task.metric}
     return {
         "metric": task.metric,
         "lower_is_better": task.lower_is_better,
@@ -176,58 +206,38 @@ def evaluate_task(name: str, parts: dict[str, Split], settings: Evaluate, device
         "seeds": values,
         "learning_rate": best,
         "validation": {f"{rate:g}": value for rate, value in validation.items()},
-    } | {key: mean(test[key] for test in tests if key in test) for key in sorted(extra)}
+        "budget": {"steps": budget.steps, "batch": budget.batch, "interface": budget.interface},
+        "clips": {part: len(split.rows) for part, split in parts.items()},
+    } | {key: mean(one[key] for one in tests if key in one) for key in sorted(extra)}
 
 
-@torch.no_grad()
-def cost(encoder: Encoder, audio_N: np.ndarray, device: torch.device) -> dict:
-    """Parameters; multiply-adds in a second of audio; seconds of work per second of audio, for one clip.
-
-    Matrix products and convolutions are counted, as the literature does; a Fourier transform is not.
-    """
-    encoder.eval()
-    audio_BN, lengths_B = (tensor.to(device) for tensor in pad([audio_N]))
-    seconds = len(audio_N) / SAMPLE_RATE
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        encoder(audio_BN, lengths_B)
-    times = []
-    for _ in range(5):
-        started = perf_counter()
-        encoder(audio_BN, lengths_B).hidden.cpu()  # waits for an accelerator
-        times.append(perf_counter() - started)
-    return {
-        "parameters": parameters(encoder),
-        "macs": counter.get_total_flops() / 2 / seconds,
-        "real_time_factor": median(times) / seconds,
-    }
+def examine(
+    task: Task, probes: list[Probe | None], split: Split, batch: int, device: torch.device, path: Path
+) -> list[dict[str, float]]:
+    """The metrics of each probe on the test split; what it said of each clip goes to `path`."""
+    path.unlink(missing_ok=True)
+    if any(probe is None for probe in probes):
+        return [score(task, probe, split, batch, device) for probe in probes]
+    said = [predict(task, probe, split, batch, device) for probe in probes if probe is not None]
+    write_predictions(path, split.clips.ids, task.references(split.clips), list(map(task.comparable, said)))
+    return [task.score(one, split.clips) for one in said]
 
 
 def gather(names: list[str], settings: Evaluate, folder: Path) -> dict:
-    """All cells of the folder as one result; ValueError when one is missing."""
+    """All cells of the folder as one result, compared with each other; ValueError when one is missing."""
     rows = {}
     for name in names:
-        cells = {task: _read(folder / f"{name}.{task}.json", settings) for task in settings.tasks}
+        cells = {task: _read(folder / f"{name}.{task}.json", settings, task) for task in settings.tasks}
         missing = [task for task, cell in cells.items() if cell is None]
         _demand(not missing, f"{folder}: {name} has no result for {', '.join(missing)} with these settings")
-        rows[name] = (_read(folder / f"{name}.json", settings) or {}) | {"tasks": cells}
-    if {"teacher", "student", "untrained"} <= rows.keys():
-        rows["student"]["retention"] = retention(rows)
+        seconds = [cell.pop("seconds") for cell in cells.values() if cell is not None]
+        rows[name] = (_read(folder / f"{name}.json", settings) or {}) | {
+            "tasks": cells,
+            "seconds": {part: sum(one[part] for one in seconds) for part in ("hearing", "probes")},
+        }
+    others = [Path(folder).name for folder in settings.students]
+    compare(rows, folder, [name for name in (STUDENT, *others) if name in rows])
     return {"rows": rows}
-
-
-def retention(rows: dict) -> dict[str, float | None]:
-    """What the student keeps: the untrained one is 0, the teacher 1 and the most; and the mean over tasks.
-
-    None where the teacher is no better than the untrained student.
-    """
-    kept: dict[str, float | None] = {}
-    for task, cell in rows["teacher"]["tasks"].items():
-        student, untrained = (rows[name]["tasks"][task]["value"] for name in ("student", "untrained"))
-        sign = -1 if cell["lower_is_better"] else 1
-        whole = sign * (cell["value"] - untrained)
-        kept[task] = min(1.0, sign * (student - untrained) / whole) if whole > 0 else None
-    known = [value for value in kept.values() if value is not None]
-    return kept | {"mean": mean(known) if known else None}
 
 
 def table(result: dict) -> str:
@@ -260,16 +270,22 @@ def _spread(values: list[float]) -> float:
     return (max(values) - min(values)) / 2
 
 
-def _read(path: Path, settings: Evaluate) -> dict | None:
+def _read(path: Path, settings: Evaluate, task: str = "") -> dict | None:
     """What a file holds; None when there is no such file or it was made with other settings."""
     if not path.exists():
         return None
     stored = json.loads(path.read_text())
-    return stored["result"] if stored["settings"] == asdict(settings) else None
+    return stored["result"] if stored["settings"] == _matter(settings, task) else None
 
 
-def _write(path: Path, settings: Evaluate, result: dict) -> None:
+def _write(path: Path, settings: Evaluate, result: dict, task: str = "") -> None:
     """The file appears whole or not at all."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps({"settings": asdict(settings), "result": result}, indent=1))
+    unfinished.write_text(json.dumps({"settings": _matter(settings, task), "result": result}, indent=1))
     os.replace(unfinished, path)
+
+
+def _matter(settings: Evaluate, task: str) -> dict:
+    """The settings that a cell depends on; one of another task or row does not make it old."""
+    steps = {task: settings.budget(task).steps} if task else {}
+    return asdict(replace(settings, tasks=[task] if task else [], steps=steps, students=[]))

@@ -194,7 +194,8 @@ class Journal:
         summed = self.accelerator.reduce(torch.cat([self.tally.double(), heard]), "sum")
         values = self.read(summed[:-1])
         values["learning_rate"] = learning_rate
-        values["audio_seconds_per_second"] = float(summed[-1]) / (time.perf_counter() - self.since)
+        values["seconds"] = time.perf_counter() - self.since
+        values["audio_seconds_per_second"] = float(summed[-1]) / values["seconds"]
         if self.accelerator.is_main_process:
             with self.path.open("a") as file:
                 file.write(json.dumps({"stage": self.plan.stage, "step": step} | values) + "\n")

@@ -23,9 +23,10 @@ class Budget:
     interface: str
     steps: int  # optimizer steps
     batch: int  # clips
-    warmup: float  # share of the steps; after it the rate falls to 0 by a cosine
-    weight_decay: float
+    weight_decay: float  # AdamW's; 0 makes it Adam
     clip: float  # largest norm of the gradient
+    warmup: float  # share of the steps
+    decay: bool  # after it the rate falls to 0 by a cosine, or stays
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,14 @@ class Probe(nn.Module):
 
 def train(task: Task, split: Split, budget: Budget, rate: float, seed: int, device: torch.device) -> Probe | None:
     """A probe trained with this highest learning rate; None when it diverged. Equal seeds, equal probes."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)  # dropout and masks draw too
+        return _train(task, split, budget, rate, seed, device)
+
+
+def _train(task: Task, split: Split, budget: Budget, rate: float, seed: int, device: torch.device) -> Probe | None:
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        probe = Probe(task, budget.interface, *split.cache.hidden_FLD.shape[1:]).to(device)
+    probe = Probe(task, budget.interface, *split.cache.hidden_FLD.shape[1:]).to(device)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=rate, weight_decay=budget.weight_decay, fused=True)
     targets = task.targets(split.clips)
     crop = None if task.crop_seconds is None else round(task.crop_seconds * split.cache.rate)
@@ -74,11 +79,16 @@ def train(task: Task, split: Split, budget: Budget, rate: float, seed: int, devi
     return probe if all(bool(weight.isfinite().all()) for weight in probe.parameters()) else None
 
 
-@torch.no_grad()
 def score(task: Task, probe: Probe | None, split: Split, batch: int, device: torch.device) -> dict[str, float]:
-    """The task's metrics on a whole split, in percent; the worst value for a probe that diverged."""
+    """The task's metrics on a whole split; the worst value for a probe that diverged."""
     if probe is None:
         return {task.metric: task.worst}
+    return task.score(predict(task, probe, split, batch, device), split.clips)
+
+
+@torch.no_grad()
+def predict(task: Task, probe: Probe, split: Split, batch: int, device: torch.device) -> list:
+    """The task's prediction for every clip of a split, in its order."""
     probe.eval()
     order = np.argsort(split.cache.lengths[split.rows].numpy(), kind="stable")
     predictions = [None] * len(order)
@@ -89,7 +99,7 @@ def score(task: Task, probe: Probe | None, split: Split, batch: int, device: tor
         outputs = probe(hidden_BLTD.to(device), lengths_B)
         for i, prediction in zip(chosen, task.predictions(outputs, lengths_B), strict=True):
             predictions[i] = prediction
-    return task.score(predictions, split.clips)
+    return predictions
 
 
 def batches(lengths: np.ndarray, size: int, steps: int, generator: torch.Generator) -> Iterator[np.ndarray]:
@@ -112,8 +122,10 @@ def _shuffled(lengths: np.ndarray, size: int, generator: torch.Generator) -> lis
 
 
 def schedule(step: int, budget: Budget) -> float:
-    """Share of the highest learning rate: linear up, then half a cosine down to 0."""
+    """Share of the highest learning rate: linear up, then half a cosine down to 0 or level."""
     rising = budget.warmup * budget.steps
     if step < rising:
         return (step + 1) / (rising + 1)
+    if not budget.decay:
+        return 1.0
     return 0.5 * (1 + cos(pi * (step - rising) / (budget.steps - rising)))

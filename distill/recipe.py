@@ -15,7 +15,7 @@ from distill.losses import LOSSES
 from distill.targets import TARGETS
 from distill.tasks import TASKS
 
-STAGES = ("fit", "distill", "evaluate")
+STAGES = ("fit", "distill", "evaluate", "report")
 CORPORA = ("embedded",)
 
 
@@ -125,6 +125,16 @@ class Distill:
 
 
 @dataclass(frozen=True)
+class Report:
+    runs: list[str] = within(())  # folders of evaluated runs to compare with each other; empty: this run's own report
+
+    def __post_init__(self):
+        names = [Path(folder).name for folder in self.runs]
+        if len(set(names)) < len(names):
+            raise RecipeError(f"report.runs: two runs of one name in {', '.join(names)}; rename a folder")
+
+
+@dataclass(frozen=True)
 class Recipe:
     recipe: str  # its name, or that of its file
     scale: str = "mini"
@@ -138,6 +148,7 @@ class Recipe:
     fit: Fit = field(default_factory=Fit)
     distill: Distill = field(default_factory=Distill)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    report: Report = field(default_factory=Report)
 
     def __post_init__(self):
         check("", self)

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from distill.checkpoint import Checkpoints
-from distill.files import write_json
+from distill.files import read_json, write_json
 from distill.loading import changed, read_saved, save
 from distill.recipe import Recipe, RecipeError
 
@@ -43,9 +43,25 @@ class Run:
     def evaluation(self) -> Path:
         return self.folder / "evaluation.json"
 
+    @property
+    def analysis(self) -> Path:
+        return self.folder / "analysis.json"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
     def finished(self, stage: str) -> bool:
-        """Whether what the stage makes is there."""
-        return {"fit": self.teacher, "distill": self.student, "evaluate": self.evaluation}[stage].exists()
+        """Whether what the stage makes is there: every row that is asked for, and a report of them."""
+        if stage == "evaluate":
+            return self.evaluation.exists() and self.asked() <= read_json(self.evaluation)["rows"].keys()
+        if stage == "report":
+            return not self.recipe.report.runs and newer(self.report, self.evaluation)
+        return {"fit": self.teacher, "distill": self.student}[stage].exists()
+
+    def asked(self) -> set[str]:
+        """The rows of other runs' students, named as their folders are."""
+        return {Path(folder).name for folder in self.recipe.evaluate.students}
 
     def demand(self, *stages: str) -> None:
         """RecipeError that says how to get what is missing."""
@@ -55,6 +71,11 @@ class Run:
                     f"{self.folder} has no finished stage {stage}, which comes before; add it: "
                     f"stages=[{stage},{','.join(self.recipe.stages)}]"
                 )
+
+
+def newer(path: Path, source: Path) -> bool:
+    """Whether a file is there and was made after the one that it was made from."""
+    return path.exists() and source.exists() and path.stat().st_mtime_ns >= source.stat().st_mtime_ns
 
 
 def open_run(recipe: Recipe) -> Run:

@@ -239,14 +239,15 @@ def wait_for(job: Job, path: Path, pattern: str) -> None:
 def journal(run: Path) -> list[dict]:
     """The lines of metrics.jsonl, without how fast it went."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "audio_seconds_per_second"} for line in lines]
+    speed = {"seconds", "audio_seconds_per_second"}
+    return [{key: value for key, value in line.items() if key not in speed} for line in lines]
 
 
 def evaluation(run: Path) -> dict:
     """evaluation.json, without how fast it went."""
     result = json.loads((run / "evaluation.json").read_text())
     for row in result["rows"].values():
-        del row["real_time_factor"]
+        del row["real_time_factor"], row["real_time_factor_batch"], row["seconds"]
     return result
 
 

@@ -11,15 +11,17 @@ import soundfile
 import torch
 
 from distill import evaluation
+from distill.comparison import retention
+from distill.cost import Alive, cost, peak_memory
 from distill.data.clips import Clips, pad
-from distill.evaluation import Evaluate, cost, deal, evaluate_rows, evaluate_task, retention, table
+from distill.evaluation import Evaluate, deal, evaluate_rows, evaluate_task, table
 from distill.features import Encoder, Features, Grid, zero_padding
 from distill.frames import FrameCache, by_length, standardiser
 from distill.probe import Budget, Split, batches, schedule, score, train
 from distill.tasks import TASKS
 
 CPU = torch.device("cpu")
-BUDGET = Budget("hconv", steps=100, batch=16, warmup=0.1, weight_decay=0.01, clip=1.0)
+BUDGET = Budget("hconv", steps=100, batch=16, weight_decay=0.01, clip=1.0, warmup=0.1, decay=True)
 QUICK = Evaluate(
     tasks=["sv", "er", "lid"],
     learning_rates=[1e-3, 1e-2],
@@ -168,7 +170,7 @@ def test_a_training_that_diverges_gets_the_worst_value():
         assert score(task, probe, split, 16, CPU) == {task.metric: worst}
 
 
-def test_the_rate_is_chosen_on_validation_with_the_first_seed(monkeypatch, splits):
+def test_the_rate_is_chosen_on_validation_with_the_first_seed(monkeypatch, splits, tmp_path):
     trained = []
 
     def fake_train(task, split, budget, rate, seed, device):
@@ -176,19 +178,29 @@ def test_the_rate_is_chosen_on_validation_with_the_first_seed(monkeypatch, split
         return rate, seed
 
     def fake_score(task, probe, split, batch, device):
+        assert split.clips is splits["validation"]
         rate, seed = probe
-        best = 3e-3 if split == "validation" else 1e-2  # test prefers another
-        return {"accuracy": 90.0 + seed if rate == best else 10.0 + seed}
+        return {"accuracy": 90.0 + seed if rate == 3e-3 else 10.0 + seed}
+
+    def fake_predict(task, probe, split, batch, device):
+        assert split.clips is splits["test"]  # which prefers another rate
+        rate, seed = probe
+        return [90 + seed if rate == 1e-2 else 10 + seed] * len(split.clips)
 
     monkeypatch.setattr(evaluation, "train", fake_train)
     monkeypatch.setattr(evaluation, "score", fake_score)
-    monkeypatch.setattr(evaluation, "TASKS", {"er": Prepared()})
-    parts = {"train": Split(splits["train"], None, None), "validation": "validation", "test": "test"}
-    cell = evaluate_task("er", parts, Evaluate(seeds=[0, 4]), CPU)
+    monkeypatch.setattr(evaluation, "predict", fake_predict)
+    monkeypatch.setitem(evaluation.PROTOCOLS, "light", {"er": Prepared()})
+    parts = {part: Split(clips, None, np.arange(len(clips))) for part, clips in splits.items()}
+    cell = evaluate_task("er", parts, Evaluate(tasks=["er"], seeds=[0, 4]), CPU, tmp_path / "cell.npz")
     assert cell["learning_rate"] == 3e-3
     assert cell["seeds"] == [10.0, 14.0] and cell["value"] == 12.0
     assert cell["validation"] == {"0.001": 10.0, "0.003": 90.0, "0.01": 10.0}
     assert trained == [(1e-3, 0), (3e-3, 0), (1e-2, 0), (3e-3, 4)]
+    assert cell["clips"] == {"train": 60, "validation": 30, "test": 36} and cell["budget"]["steps"] == 400
+    with np.load(tmp_path / "cell.npz") as file:
+        assert file["ids"].tolist() == splits["test"].ids
+        assert file["predictions"].tolist() == [[10] * 36, [14] * 36]
 
 
 class Prepared:
@@ -196,6 +208,15 @@ class Prepared:
 
     def prepare(self, clips):
         return self
+
+    def references(self, clips):
+        return clips.column("style")
+
+    def comparable(self, predictions):
+        return predictions
+
+    def score(self, predictions, clips):
+        return {"accuracy": float(predictions[0])}
 
 
 def test_the_cache_gives_the_standardised_features_of_each_clip(splits):
@@ -280,8 +301,9 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(tmp_path, splits):
     assert [row.heard for row in rows.values()] == heard
     (tmp_path / "other.er.json").unlink()
     said = []
-    assert evaluate_rows(rows, splits, QUICK, tmp_path, CPU, say=said.append) == whole
-    assert rows["one"].heard == heard[0] and len(said) == 2 and "other er: accuracy" in said[1]
+    again = evaluate_rows(rows, splits, QUICK, tmp_path, CPU, say=said.append)
+    assert without_costs(again) == without_costs(whole)
+    assert rows["one"].heard == heard[0] and len(said) == 2 and "other er: validation accuracy" in said[1]
     fewer = replace(QUICK, seeds=[3])
     again = evaluate_rows(rows, splits, fewer, tmp_path, CPU, say=lambda _: None)
     assert all(len(cell["seeds"]) == 1 for cell in again["rows"]["one"]["tasks"].values())
@@ -296,6 +318,44 @@ def test_the_result_has_its_published_form(tmp_path, splits):
         assert cell["metric"] in ("eer", "accuracy") and len(cell["seeds"]) == 2
         assert cell["value"] == pytest.approx(sum(cell["seeds"]) / 2)
         assert cell["learning_rate"] in QUICK.learning_rates
+        low, high = cell["interval"]
+        assert low <= cell["value"] <= high
+        assert cell["clips"]["test"] <= QUICK.score_clips
+    assert row["score"]["interval"][0] <= row["score"]["value"] <= row["score"]["interval"][1]
+    assert result["machine"] == {"device": "CPU", "threads": 1}
+
+
+def test_rows_are_compared_on_the_same_clips(tmp_path, splits):
+    rows = {"teacher": Levels(), "student": Levels(), "untrained": Levels(0.0), "other": Levels(0.3)}
+    asked = replace(QUICK, students=["runs/other"])
+    found = evaluate_rows(rows, splits, asked, tmp_path, CPU, say=lambda _: None)["rows"]
+    assert "student_minus_row" not in found["student"]["tasks"]["lid"]
+    equal = found["teacher"]["tasks"]["lid"]["student_minus_row"]
+    assert equal == {"value": 0.0, "interval": [0.0, 0.0], "p_value": 1.0}
+    worse = found["untrained"]["tasks"]["lid"]["student_minus_row"]
+    assert worse["value"] > 0 and worse["interval"][0] <= worse["value"] <= worse["interval"][1]
+    assert found["student"]["retention"]["lid"] == 1.0 and found["student"]["retention_interval"]["lid"] == [1, 1]
+    assert found["other"]["retention"].keys() == {"sv", "er", "lid", "mean"}
+    assert "retention" not in found["teacher"]
+
+
+def test_other_clips_are_not_compared(tmp_path, splits):
+    rows = {"one": Levels(), "other": Levels(0.3)}
+    evaluate_rows(rows, splits, QUICK, tmp_path, CPU, say=lambda _: None)
+    with np.load(tmp_path / "other.er.npz") as file:
+        kept = dict(file)
+    np.savez(tmp_path / "other.er.npz", **kept | {"ids": kept["ids"][::-1]})
+    with pytest.raises(ValueError, match="other has heard other clips for er"):
+        evaluation.gather(["one", "other"], QUICK, tmp_path)
+
+
+def test_a_probe_that_diverged_leaves_no_interval(tmp_path, splits, monkeypatch):
+    monkeypatch.setattr(evaluation, "train", lambda *given: None)
+    (tmp_path / "row.er.npz").write_text("of earlier settings")
+    asked = replace(QUICK, tasks=["er"])
+    row = evaluate_rows({"row": Levels()}, splits, asked, tmp_path, CPU, say=lambda _: None)["rows"]["row"]
+    assert row["tasks"]["er"]["value"] == 0.0 and row["tasks"]["er"]["interval"] is None
+    assert row["score"] == {"value": 0.0, "interval": None}
 
 
 def test_two_processes_find_what_one_finds(tmp_path, splits):
@@ -319,10 +379,46 @@ def test_a_missing_cell_is_named(tmp_path):
 
 
 def test_multiply_adds_and_parameters_are_those_worked_out_by_hand():
-    measured = cost(Levels(), np.zeros(16_000, np.float32), CPU)
+    measured = cost(Levels(), seconds_of(1, count=4), 3.0, CPU)
     assert measured["parameters"] == 2 * 12 + 12
     assert measured["macs"] == 50 * 2 * 12  # frames, inputs, outputs
-    assert measured["real_time_factor"] > 0
+    assert measured["real_time_factor"] > 0 and measured["real_time_factor_batch"] > 0
+    assert measured["batch_clips"] == 3
+
+
+def seconds_of(seconds: int, count: int) -> Clips:
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(16_000 * seconds), 16_000, format="WAV", subtype="FLOAT")
+    row = {"id": "a", "audio": {"bytes": file.getvalue(), "path": None}, "samples": 16_000 * seconds}
+    return Clips(datasets.Dataset.from_list([row] * count).cast_column("audio", datasets.Audio(decode=False)))
+
+
+def test_memory_is_counted_while_it_is_held():
+    with Alive() as alive:
+        first = torch.zeros(1000)  # 4 kB
+        second = first + 1
+        view = second.view(10, 100)
+        view.add_(1)  # nothing new
+        del first
+        third = view * 2
+        del second
+        assert alive.now == 8000  # the view holds the second
+        del view, third
+    assert (alive.now, alive.most) == (0, 8000)
+
+
+def test_peak_memory_is_weights_audio_and_what_a_pass_holds_at_once():
+    class Chain(Levels):
+        """Two maps of a 4 kB clip to 40 kB, the first gone when the third is made."""
+
+        def forward(self, audio_BN, lengths_B):
+            once = audio_BN.repeat(1, 10)
+            twice = once + 1
+            del once
+            return (twice * 2).sum()
+
+    weights = 4 * (2 * 12 + 12)
+    assert peak_memory(Chain(), torch.zeros(1, 1000), torch.tensor([1000]), CPU) == weights + 4000 + 80_000 + 4
 
 
 def cell(value: float, lower: bool) -> dict:
@@ -349,12 +445,13 @@ def test_retention_is_the_share_of_the_teachers_gain():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tasks": ["st"]}, "no task 'st'; there are asr, sv, er, lid"),
+        ({"tasks": ["st"]}, "no task 'st' with light heads; there are asr, sv, er, lid"),
         ({"interface": "gumbel"}, "no 'gumbel'; there are hconv, weighted_sum"),
         ({"steps": {"asr": 5}}, "evaluate.steps: sv needs 1 step"),
         ({"learning_rates": []}, "learning_rates must be above 0"),
         ({"seeds": []}, "one seed or more"),
         ({"batch": 0}, "evaluate.batch must be above 0, got 0"),
+        ({"students": ["a/run", "b/run"]}, "two runs of one name"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(change, message):

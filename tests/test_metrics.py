@@ -4,7 +4,11 @@ import random
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
+import sacrebleu
+import scipy.optimize
+import sklearn.metrics
 
 from distill import metrics
 from distill.metrics import compute
@@ -57,6 +61,50 @@ def test_equal_error_rate_of_noise_is_a_half():
     assert compute("eer", similarities, [i % 2 for i in range(4000)]) == pytest.approx(50, abs=2)
 
 
+@pytest.mark.parametrize(
+    ("similarities", "same", "expected"),
+    [
+        ([0.9, 0.8, 0.2, 0.1], [1, 1, 0, 0], 0.0),
+        ([0.1, 0.2, 0.8, 0.9], [1, 1, 0, 0], 1.0),  # accepting nobody
+        ([0.5, 0.5], [1, 0], 1.0),
+        ([0.9, 0.8, 0.7, 0.4, 0.3, 0.2], [1, 0, 1, 1, 0, 0], 2 / 3),  # accepts the first pair alone
+        # 200 strangers, one accepted: (0.01 * 0 + 0.99 / 200) / 0.01 with no miss
+        ([0.9, 0.8] + [0.85] + [0.1] * 199, [1, 1, 0] + [0] * 199, 0.99 / 200 / 0.01),
+    ],
+)
+def test_smallest_detection_cost(similarities, same, expected):
+    assert compute("mindcf", similarities, same) == pytest.approx(expected)
+
+
+def test_smallest_detection_cost_is_the_least_over_all_thresholds():
+    rng = np.random.default_rng(0)
+    same = rng.integers(0, 2, 500)
+    similarities = rng.standard_normal(500) + 2 * same
+    costs = []
+    for threshold in [*similarities, np.inf]:
+        accepted = similarities >= threshold
+        missed, wrong = (~accepted[same == 1]).mean(), accepted[same == 0].mean()
+        costs.append((0.01 * missed + 0.99 * wrong) / 0.01)
+    assert compute("mindcf", similarities.tolist(), same.tolist()) == pytest.approx(min(costs))
+
+
+def test_equal_error_rate_lies_on_scikit_learns_curve():
+    rng = np.random.default_rng(1)
+    same = rng.integers(0, 2, 2000)
+    similarities = rng.standard_normal(2000) + same
+    accepted, found, _ = sklearn.metrics.roc_curve(same, similarities)
+    crossing = scipy.optimize.brentq(lambda rate: 1 - rate - np.interp(rate, accepted, found), 0, 1)
+    assert compute("eer", similarities.tolist(), same.tolist()) == pytest.approx(100 * crossing, abs=0.1)
+
+
+def test_translations_score_as_sacrebleu_says():
+    texts, said = ["the cat sat on the mat today", "a dog"], ["the cat sat on a mat today", "the dog ran"]
+    assert compute("bleu", texts, said) == pytest.approx(sacrebleu.corpus_bleu(texts, [said]).score)
+    assert compute("bleu", said, said) == pytest.approx(100.0)
+    # 4-grams 1 of 2, 3-grams 2 of 3, 2-grams 3 of 4, words 4 of 5, equal lengths: fourth root of 1/5
+    assert compute("bleu", ["a b c d e"], ["a b c d f"]) == pytest.approx(100 * (1 / 5) ** 0.25)
+
+
 def test_modules_are_copied_to_a_folder_of_this_process_alone():
     compute("wer", ["a"], ["a"])
     assert list(Path(metrics._own_folder()).rglob("wer.py"))
@@ -65,7 +113,8 @@ def test_modules_are_copied_to_a_folder_of_this_process_alone():
 @pytest.mark.parametrize(
     ("name", "predictions", "references", "message"),
     [
-        ("bleu", ["a"], ["a"], "no metric 'bleu'; there are wer, cer, eer, accuracy"),
+        ("f1", ["a"], ["a"], "no metric 'f1'; there are wer, cer, eer, mindcf, accuracy, bleu"),
+        ("mindcf", [0.1, 0.2], [0, 0], "pairs of both kinds"),
         ("wer", ["a"], ["a", "b"], "1 predictions for 2 references"),
         ("wer", [], [], "no predictions at all"),
         ("eer", [0.1, 0.2], [1, 1], "pairs of both kinds"),

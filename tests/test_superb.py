@@ -8,6 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from distill.data.clips import Clips
+from distill.evaluation import Evaluate
+from distill.frames import FrameCache
+from distill.probe import Split, schedule, score, train
 from distill.tasks import SUPERB
 from distill.tasks.asr import Spelled, split_name
 from distill.tasks.superb import LOST, Dictation, Masks, Multilingual, Phones, Pooled, XVector, positions
@@ -254,3 +257,35 @@ def test_every_head_learns(name):
         (total / count).backward()
         optimizer.step()
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_published_heads_are_trained_as_published():
+    settings = Evaluate(tasks=list(SUPERB), heads="superb", steps={"er": 5})
+    budgets = {name: settings.budget(name) for name in SUPERB}
+    assert {name: one.steps for name, one in budgets.items()} == {
+        **{"asr": 200_000, "pr": 100_000, "sid": 200_000, "sv": 200_000, "er": 5},
+        **{"ml-mono": 15_000, "ml-multi": 300_000},
+    }
+    assert [name for name, one in budgets.items() if one.weight_decay == 0.01] == ["sv"]
+    assert {schedule(step, budgets["asr"]) for step in (0, 1000, 199_999)} == {1.0}
+    with pytest.raises(ValueError, match="no task 'lid' with superb heads; there are asr, pr, sid, sv, er"):
+        Evaluate(heads="superb")
+    with pytest.raises(ValueError, match=r"evaluate\.heads: no 'heavy'; there are light, superb"):
+        Evaluate(heads="heavy")
+
+
+@pytest.mark.parametrize("name", ["er", "sid", "ml-mono"])
+def test_a_published_head_probes_a_cache_and_equal_seeds_make_equal_probes(name):
+    labels = {"transcript": ["a b", "ba"] * 6, "speaker": ["x", "y"] * 6, "style": ["p", "q"] * 6}
+    heard, generator = clips(**labels, language=["en"] * 12), torch.Generator().manual_seed(0)
+    lengths = torch.full((12,), 40)
+    hidden_FLD = torch.randn(480, 3, 8, generator=generator).half()
+    split = Split(heard, FrameCache(hidden_FLD, lengths.cumsum(0) - lengths, lengths, 50.0), np.arange(12))
+    task = SUPERB[name].prepare(heard)
+    budget = Evaluate(tasks=[name], heads="superb", interface="weighted_sum", steps={name: 3}).budget(name)
+    state = torch.get_rng_state()
+    first, second = (train(task, split, budget, 1e-3, 7, torch.device("cpu")) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state), "the caller's generator was touched"
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert task.metric in score(task, first, split, 4, torch.device("cpu"))

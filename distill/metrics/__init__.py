@@ -7,13 +7,21 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-METRICS = ("wer", "cer", "eer", "accuracy")  # each a folder beside this file
+METRICS = {  # each a folder beside this file, and what its value is multiplied by
+    "wer": 100.0,
+    "cer": 100.0,
+    "eer": 100.0,
+    "mindcf": 1.0,
+    "accuracy": 100.0,
+    "bleu": 100.0,
+}
 
 
 def compute(name: str, predictions: Sequence, references: Sequence) -> float:
-    """A metric of METRICS over a whole split, in percent.
+    """A metric of METRICS over a whole split; in percent, but for mindcf, which is 1 where nobody listens.
 
-    wer, cer: texts. accuracy: names of classes. eer: similarities, and 1 for pairs of one speaker, else 0.
+    wer, cer, bleu: texts. accuracy: names of classes. eer, mindcf: similarities, and 1 for pairs of one speaker,
+    else 0.
     """
     if name not in METRICS:
         raise ValueError(f"no metric {name!r}; there are {', '.join(METRICS)}")
@@ -23,7 +31,7 @@ def compute(name: str, predictions: Sequence, references: Sequence) -> float:
         raise ValueError(f"{name}: no predictions at all")
     result = _load(name).compute(predictions=predictions, references=references)
     assert result is not None  # as it is for one process of several, which this is not
-    return 100.0 * result[name]
+    return METRICS[name] * result[name]
 
 
 @functools.cache

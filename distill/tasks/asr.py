@@ -93,14 +93,20 @@ class Asr(Task):
         runs = torch.unique_consecutive(best_T).tolist()
         return (" " if self.phones else "").join(self.vocabulary[i - 1] for i in runs if i != BLANK)
 
+    def references(self, clips: Clips) -> list[str]:
+        return clips.column(self.column)
+
+    def comparable(self, predictions: Sequence[str]) -> list[str]:
+        return [split_name(text)[1] for text in predictions] if self.names else list(predictions)
+
     def score(self, predictions: Sequence[str], clips: Clips) -> dict[str, float]:
-        references = clips.column(self.column)
+        references, texts = self.references(clips), self.comparable(predictions)
         if self.phones:
-            return {"per": compute("wer", predictions, references)}
-        named, texts = zip(*(split_name(text) if self.names else ("", text) for text in predictions), strict=True)
+            return {"per": compute("wer", texts, references)}
         scores = {name: compute(name, texts, references) for name in ("wer", "cer")}
         if not self.names:
             return scores
+        named = [split_name(text)[0] for text in predictions]
         return scores | {"lid": compute("accuracy", named, clips.column("language"))}
 
 

@@ -59,8 +59,11 @@ class Classification(Task):
     def predictions(self, outputs: Tensor, lengths_B: Tensor) -> list[str]:
         return [self.vocabulary[i] for i in outputs.argmax(-1).tolist()]
 
+    def references(self, clips: Clips) -> list[str]:
+        return clips.column(self.column)
+
     def score(self, predictions: Sequence[str], clips: Clips) -> dict[str, float]:
-        labels = clips.column(self.column)
+        labels = self.references(clips)
         if strange := sorted(set(labels) - set(self.vocabulary)):
             raise ValueError(
                 f"{self.name}: {len(strange)} of the {len(set(labels))} classes in {self.column!r} are in no training "

@@ -21,6 +21,27 @@ LOST = sum((context - 1) * dilation for context, dilation in zip(CONTEXTS, DILAT
 
 
 @dataclass(frozen=True)
+class Training:
+    """How a head is trained in its published protocol, at a learning rate that stays; Adam, or AdamW for sv."""
+
+    steps: int
+    batch: int  # clips per step, their accumulation counted in
+    weight_decay: float = 0.0
+    clip: float = 1.0  # largest norm of the gradient
+
+
+TRAINING = {
+    "asr": Training(200_000, 32),
+    "pr": Training(100_000, 32),
+    "sid": Training(200_000, 32),
+    "sv": Training(200_000, 50, weight_decay=0.01, clip=1000.0),
+    "er": Training(30_000, 32),
+    "ml-mono": Training(15_000, 32, weight_decay=1e-6),
+    "ml-multi": Training(300_000, 32, weight_decay=1e-6),  # of the 10-minute set; 600,000 of the 1-hour set
+}
+
+
+@dataclass(frozen=True)
 class Masks:
     """SpecAugment on features: how many spans are set to zero, each of up to so many frames or channels."""
 

@@ -17,7 +17,7 @@ class Task(ABC):
     """
 
     name: str
-    metric: str  # of distill.metrics; its value is in percent
+    metric: str  # of distill.metrics, one in percent
     lower_is_better: bool
     crop_seconds: float | None  # a clip is cropped to this in training; None: the label needs all of it
     vocabulary: tuple[str, ...]  # characters, speakers or classes, of the training clips alone
@@ -52,8 +52,16 @@ class Task(ABC):
         """One prediction for each clip: a text, a class or an embedding."""
 
     @abstractmethod
+    def references(self, clips: Clips) -> list[str]:
+        """What a prediction is compared with: the text, class or speaker of each clip."""
+
+    def comparable(self, predictions: Sequence) -> list:
+        """Predictions without what `references` do not hold."""
+        return list(predictions)
+
+    @abstractmethod
     def score(self, predictions: Sequence, clips: Clips) -> dict[str, float]:
-        """Metrics in percent of predictions for all clips, `self.metric` among them."""
+        """Metrics of predictions for all clips, `self.metric` among them."""
 
 
 def draw(indices: np.ndarray, count: int) -> np.ndarray:

@@ -1,0 +1,106 @@
+"""What an encoder costs: parameters, multiply-adds, time and memory on the device at hand."""
+
+import weakref
+from collections.abc import Callable
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor, UntypedStorage
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from distill.data.clips import Clips, pad
+from distill.features import SAMPLE_RATE, Encoder, parameters
+from distill.frames import by_length
+
+REPEATS = 5  # of which the median counts
+
+
+def cost(encoder: Encoder, clips: Clips, seconds: float, device: torch.device) -> dict:
+    """Parameters, multiply-adds per second of audio, real-time factors and peak memory.
+
+    A real-time factor is seconds of work per second of audio: of one clip of median length, and of a full batch,
+    `seconds` of audio padding included, where the padding is not counted as audio. Matrix products and convolutions
+    are counted as multiply-adds, as the literature does; a Fourier transform is not.
+    """
+    encoder.eval()
+    typical = [int(np.argsort(clips.samples)[len(clips) // 2])]
+    batches = list(by_length(clips.samples, seconds))
+    full = batches[(len(batches) - 1) // 2].tolist()  # neither the longest clips nor the rest
+    return {
+        "parameters": parameters(encoder),
+        "macs": macs(encoder, clips.audio(typical[0]), device),
+        "real_time_factor": real_time_factor(encoder, clips, typical, device),
+        "real_time_factor_batch": real_time_factor(encoder, clips, full, device),
+        "batch_clips": len(full),
+        "peak_memory": peak_memory(encoder, *pad([clips.audio(row) for row in full]), device),
+    }
+
+
+@torch.no_grad()
+def macs(encoder: Encoder, audio_N: np.ndarray, device: torch.device) -> float:
+    """Multiply-adds in a second of audio, counted on one clip."""
+    audio_BN, lengths_B = (tensor.to(device) for tensor in pad([audio_N]))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        encoder(audio_BN, lengths_B)
+    return counter.get_total_flops() / 2 / (len(audio_N) / SAMPLE_RATE)
+
+
+@torch.no_grad()
+def real_time_factor(encoder: Encoder, clips: Clips, rows: list[int], device: torch.device) -> float:
+    """Seconds in which a second of these clips' audio is heard, in one batch."""
+    audio_BN, lengths_B = (tensor.to(device) for tensor in pad([clips.audio(row) for row in rows]))
+    seconds = float(lengths_B.sum()) / SAMPLE_RATE
+    times = []
+    for _ in range(REPEATS):
+        started = perf_counter()
+        encoder(audio_BN, lengths_B).hidden.cpu()  # waits for an accelerator
+        times.append(perf_counter() - started)
+    return median(times) / seconds
+
+
+@torch.no_grad()
+def peak_memory(encoder: Encoder, audio_BN: Tensor, lengths_B: Tensor, device: torch.device) -> int:
+    """Bytes of weights, and of the tensors alive at once while a batch is heard, at most.
+
+    Counted alike on every device, and the same every time; what a kernel takes for itself is not seen.
+    """
+    weights = sum(one.untyped_storage().nbytes() for one in (*encoder.parameters(), *encoder.buffers()))
+    audio_BN, lengths_B = audio_BN.to(device), lengths_B.to(device)
+    with Alive() as alive:
+        encoder(audio_BN, lengths_B)
+    return weights + audio_BN.nbytes + alive.most
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made under it and still there."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Callable, types, args=(), kwargs=None):
+        given = {one.untyped_storage()._cdata for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for made in tree_leaves(result):
+            if isinstance(made, Tensor) and made.untyped_storage()._cdata not in given:  # else a view, or in place
+                self.count(made.untyped_storage())
+        return result
+
+    def count(self, storage: UntypedStorage) -> None:
+        if storage._cdata in self.known:
+            return
+        key, size = storage._cdata, storage.nbytes()
+        self.known.add(key)
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self.release, key, size)
+
+    def release(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size

@@ -1,0 +1,145 @@
+"""Intervals and tests against scipy, scikit-learn's ROC and answers worked out by hand."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from distill.metrics import compute
+from distill.statistics import Ratio, Trials, evidence, interval, over_seeds, paired, resamples
+
+RNG = np.random.default_rng(3)
+
+
+def voices(count: int, clips: int, noise: float) -> tuple[np.ndarray, list[str]]:
+    """Embeddings (1, C, 8) of length one around a direction for each speaker."""
+    centres = RNG.standard_normal((count, 8)).repeat(clips, 0)
+    embeddings = centres + noise * RNG.standard_normal(centres.shape)
+    return (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True))[None], [
+        f"s{i // clips}" for i in range(count * clips)
+    ]
+
+
+def test_every_clip_once_gives_the_metric_itself():
+    texts, spoken = ["a b", "", "c c"], ["a b c", "d", "c"]
+    for metric in ("wer", "cer"):
+        found = evidence(metric, np.array([texts]), spoken)
+        assert found.scores(np.ones((1, 3))) == pytest.approx(compute(metric, texts, spoken))
+    right = evidence("accuracy", np.array([["x", "y"], ["x", "x"]]), ["x", "x"])
+    assert right.scores(np.ones((1, 2))) == pytest.approx(75.0)
+    embeddings, speakers = voices(6, 5, 1.0)
+    found = evidence("eer", embeddings, speakers)
+    assert isinstance(found, Trials)
+    left, right = found.clips_2N
+    same = [int(speakers[a] == speakers[b]) for a, b in zip(left, right, strict=True)]
+    expected = compute("eer", found.scores_SN[0].tolist(), same)
+    assert found.scores(np.ones((1, 6))) == pytest.approx(expected, abs=1e-4)
+
+
+def test_translations_are_drawn_whole():
+    texts = ["the cat sat on the mat today", "a dog ran far away", "no"]
+    said = ["the cat sat on a mat today", "the dog ran far away", "yes it is"]
+    found = evidence("bleu", np.array([texts]), said)
+    assert found.scores(np.ones((1, 3))) == pytest.approx(compute("bleu", texts, said))
+    assert found.scores(np.array([[2, 1, 0]])) == pytest.approx(
+        compute("bleu", [texts[0], texts[0], texts[1]], [said[0], said[0], said[1]])
+    )
+    assert found.part(np.array([1])) == pytest.approx(compute("bleu", texts[1:2], said[1:2]))
+
+
+def test_a_speaker_drawn_twice_counts_as_two_speakers_would():
+    embeddings, speakers = voices(5, 4, 1.0)
+    times = np.array([[2, 1, 0, 1, 1]])
+    drawn = evidence("eer", embeddings, speakers).scores(times)[0]
+    chosen = [row for row in range(20) if row // 4 != 2]
+    again = np.array([*chosen, 0, 1, 2, 3])
+    names = np.array(speakers)[again]
+    names[-4:] = "s0 again"
+    doubled = evidence("eer", embeddings[:, again], list(names))
+    assert isinstance(doubled, Trials)
+    origin = np.array(speakers)[again]
+    alike = origin[doubled.clips_2N]  # trials between both draws of one speaker are left out
+    kept = (alike[0] != alike[1]) | (doubled.speakers_C[doubled.clips_2N[0]] == doubled.speakers_C[doubled.clips_2N[1]])
+    without = Trials(doubled.scores_SN[:, kept], doubled.clips_2N[:, kept], doubled.speakers_C)
+    assert drawn == pytest.approx(without.scores(np.ones((1, 5)))[0], abs=1e-4)
+
+
+def test_the_interval_is_scipys_percentile_bootstrap():
+    words = RNG.integers(3, 10, 300)
+    wrong = RNG.binomial(words, 0.3)
+    found = interval(Ratio(wrong[None].astype(float), words).scores(resamples(300, 4000)))
+
+    def rate(wrong, words, axis):
+        return 100 * wrong.sum(axis) / words.sum(axis)
+
+    theirs = scipy.stats.bootstrap(
+        (wrong, words), rate, paired=True, method="percentile", n_resamples=4000, rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert found == pytest.approx([theirs.low, theirs.high], abs=0.2)
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says():
+    held = 0
+    for seed in range(200):
+        right = np.random.default_rng(seed).random((1, 150)) < 0.7
+        low, high = interval(Ratio(right.astype(float), np.ones(150)).scores(resamples(150, 400)))
+        held += low <= 70.0 <= high
+    assert 0.89 <= held / 200 <= 0.99  # 95 %, within 2.6 deviations of 200 draws
+
+
+def test_pairing_finds_a_difference_that_intervals_alone_hide():
+    hard = RNG.random(400)  # clips differ much more than rows
+    first, second = (hard > 0.5).astype(float), (hard > 0.46).astype(float)
+    times = resamples(400)
+    ours, theirs = (Ratio(right[None], np.ones(400)).scores(times) for right in (first, second))
+    assert interval(ours)[1] > interval(theirs)[0]  # they overlap
+    (low, high), p = paired(ours, theirs)
+    assert high < 0 and p < 0.01
+    assert low < 100 * (first - second).mean() < high
+
+
+def test_no_difference_is_found_where_there_is_none():
+    rejected = 0
+    for seed in range(200):
+        right = np.random.default_rng(seed).random((2, 1, 120)) < 0.6
+        times = resamples(120, 400)
+        ours, theirs = (Ratio(one.astype(float), np.ones(120)).scores(times) for one in right)
+        bounds, p = paired(ours, theirs)
+        assert (p < 0.045) <= (bounds[0] > 0 or bounds[1] < 0)
+        rejected += p < 0.05
+    assert rejected / 200 <= 0.1
+    same = Ratio(right[0].astype(float), np.ones(120)).scores(times)
+    assert paired(same, same) == ([0.0, 0.0], 1.0)
+
+
+def test_a_difference_between_speakers_is_found_in_verification():
+    speakers = voices(12, 6, 0.0)[1]
+    embeddings = {noise: voices(12, 6, noise)[0] for noise in (0.3, 2.0)}
+    times = resamples(12, 300)
+    good, bad = (evidence("eer", embeddings[noise], speakers).scores(times) for noise in (0.3, 2.0))
+    (low, high), p = paired(good, bad)
+    assert low < high < 0 and p < 0.01
+
+
+def test_parts_are_the_metric_of_some_clips():
+    found = evidence("wer", np.array([["a", "b x", "c"]]), ["a", "b", "d"])
+    assert found.part(np.array([0])) == 0.0
+    assert found.part(np.array([1, 2])) == pytest.approx(100.0)
+    assert np.isnan(found.part(np.array([], int)))
+    embeddings, speakers = voices(6, 5, 1.0)
+    trials = evidence("eer", embeddings, speakers)
+    assert trials.part(np.arange(30)) == pytest.approx(trials.scores(np.ones((1, 6)))[0])
+    lone = evidence("eer", embeddings[:, [0, 5, 6]], ["a", "b", "b"])
+    assert np.isnan(lone.part(np.array([0])))  # all of its trials are of two speakers
+
+
+def test_the_interval_over_seeds_is_students():
+    values = [40.0, 42.0, 47.0]
+    theirs = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert over_seeds(values) == pytest.approx([theirs.low, theirs.high])
+    assert over_seeds([50.0]) is None
+    assert over_seeds([1.0, 3.0])[0] == 0.0  # an error rate is never below
+
+
+def test_a_metric_without_evidence_is_named():
+    with pytest.raises(ValueError, match="no intervals for the metric 'f1'"):
+        evidence("f1", np.array([["a"]]), ["a"])
