@@ -64,10 +64,10 @@ class Classification(Task):
 
     def score(self, predictions: Sequence[str], clips: Clips) -> dict[str, float]:
         labels = self.references(clips)
-        if strange := sorted(set(labels) - set(self.vocabulary)):
+        if not set(labels) & set(self.vocabulary):
             raise ValueError(
-                f"{self.name}: {len(strange)} of the {len(set(labels))} classes in {self.column!r} are in no training "
-                f"clip, {strange[0]!r} for one; split the corpus so that each class is in training"
+                f"{self.name}: none of the {len(set(labels))} classes in {self.column!r} is in a training clip, "
+                f"{min(labels)!r} for one; split the corpus so that classes are in training and test"
             )
         return {"accuracy": compute("accuracy", predictions, labels)}
 
