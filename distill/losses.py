@@ -29,7 +29,62 @@ def smooth_l1(pred_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor) -> tuple[
     return _sums(F.smooth_l1_loss(pred_BKTD, target_BKTD, reduction="none").mean(-1), mask_BT)
 
 
-LOSSES = {"l1_cosine": l1_cosine, "mse": mse, "smooth_l1": smooth_l1}
+def cosine(pred_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """1 - cosine between the features of a frame: sums (K,), valid frames ()."""
+    pred_BKTD, target_BKTD = _valid(pred_BKTD, target_BKTD, mask_BT)
+    return _sums(1.0 - F.cosine_similarity(pred_BKTD, target_BKTD, dim=-1), mask_BT)
+
+
+def gram(pred_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """How a frame relates to every other of its clip (STaR, arXiv 2312.09040): sums (K,), valid frames ().
+
+    Squared difference of the frames' cosines with each other, mean over the clip's frames.
+    """
+    pred_BKTD, target_BKTD = _valid(pred_BKTD, target_BKTD, mask_BT)
+    apart_BKTT = (_relations(pred_BKTD) - _relations(target_BKTD)).square()
+    frames_B11 = mask_BT.sum(1).clamp(min=1)[:, None, None]
+    return _sums(apart_BKTT.sum(-1) / frames_B11, mask_BT)
+
+
+def _relations(hidden_BKTD: Tensor) -> Tensor:
+    unit_BKTD = F.normalize(hidden_BKTD, dim=-1)
+    return unit_BKTD @ unit_BKTD.mT
+
+
+def cka(pred_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """1 - linear centred kernel alignment over the frames of a clip (arXiv 1905.00414), which no rotation changes.
+
+    Sums (K,) with as many times a clip's value as it has frames; valid frames ().
+    """
+    pred_BKTD, target_BKTD = _valid(pred_BKTD, target_BKTD, mask_BT)
+    pred_BKTD, target_BKTD = _centred(pred_BKTD, mask_BT), _centred(target_BKTD, mask_BT)
+    across_BK = (pred_BKTD.mT @ target_BKTD).square().sum((-2, -1))
+    own_BK = (pred_BKTD @ pred_BKTD.mT).square().sum((-2, -1)) * (target_BKTD @ target_BKTD.mT).square().sum((-2, -1))
+    alike_BK = across_BK / own_BK.clamp(min=1e-12).sqrt()
+    frames_B = mask_BT.sum(1)
+    return ((1.0 - alike_BK) * frames_B[:, None]).sum(0), frames_B.sum()
+
+
+def _centred(hidden_BKTD: Tensor, mask_BT: Tensor) -> Tensor:
+    mean_BK1D = hidden_BKTD.sum(2, keepdim=True) / mask_BT.sum(1).clamp(min=1)[:, None, None, None]
+    return (hidden_BKTD - mean_BK1D).masked_fill(~mask_BT[:, None, :, None], 0.0)
+
+
+def l1_cosine_gram(pred_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Frames as they are and as they relate to each other: the sum of l1_cosine and gram."""
+    each, frames = l1_cosine(pred_BKTD, target_BKTD, mask_BT)
+    return each + gram(pred_BKTD, target_BKTD, mask_BT)[0], frames
+
+
+LOSSES = {
+    "l1_cosine": l1_cosine,
+    "mse": mse,
+    "smooth_l1": smooth_l1,
+    "cosine": cosine,
+    "gram": gram,
+    "cka": cka,
+    "l1_cosine_gram": l1_cosine_gram,
+}
 
 
 def _valid(pred_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from distill.losses import LOSSES, Agreement, l1_cosine, mse, smooth_l1
+from distill import losses
+from distill.losses import LOSSES, Agreement, cka, gram, l1_cosine, l1_cosine_gram, mse, smooth_l1
 
 LENGTHS = torch.tensor([6, 3])
 
@@ -35,7 +36,53 @@ DISTANCES = {
 }
 
 
-@pytest.mark.parametrize("loss", LOSSES.values())
+DISTANCES[losses.cosine] = lambda p, t: 1 - cosine(p, t)
+
+
+def gram_of(hidden):
+    return np.array([[cosine(one, other) for other in hidden] for one in hidden])
+
+
+def alike(pred, target):
+    """CKA by its definition: Hilbert-Schmidt independence of centred kernels."""
+    middle = np.eye(len(pred)) - 1 / len(pred)
+    left, right = (middle @ (x @ x.T) @ middle for x in (pred, target))
+    return (left * right).sum() / np.sqrt((left * left).sum() * (right * right).sum())
+
+
+CLIPS = {  # of a whole clip's valid frames
+    gram: lambda p, t: ((gram_of(p) - gram_of(t)) ** 2).sum() / len(p),
+    cka: lambda p, t: len(p) * (1 - alike(p, t)),
+}
+
+
+@pytest.mark.parametrize("loss", CLIPS)
+def test_a_loss_over_relations_is_that_of_each_clip_alone(loss):
+    pred, target, mask = batch()
+    expected = np.zeros(3)
+    for clip, length in enumerate(LENGTHS):
+        for layer in range(3):
+            own = (pred[clip, layer, :length].double().numpy(), target[clip, layer, :length].double().numpy())
+            expected[layer] += CLIPS[loss](*own)
+    sums, count = loss(pred, target, mask)
+    assert count == 9
+    torch.testing.assert_close(sums, torch.from_numpy(expected).float())
+
+
+def test_cka_does_not_mind_a_rotation_and_gram_minds_the_order_of_frames():
+    pred, target, mask = batch()
+    rotation = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(1))).Q
+    torch.testing.assert_close(cka(pred, target @ rotation, mask)[0], cka(pred, target, mask)[0])
+    torch.testing.assert_close(cka(target @ rotation * 3, target, mask)[0], torch.zeros(3), atol=1e-4, rtol=0)
+    assert gram(target.flip(2)[:, :, :], target, torch.ones(2, 6, dtype=torch.bool))[0].min() > 0.1
+
+
+def test_a_sum_of_losses_is_the_sum_of_its_parts():
+    both, parts = l1_cosine_gram(*batch()), [loss(*batch())[0] for loss in (l1_cosine, gram)]
+    torch.testing.assert_close(both[0], parts[0] + parts[1])
+
+
+@pytest.mark.parametrize("loss", DISTANCES)
 def test_a_loss_is_the_sum_of_its_distance_over_valid_frames(loss):
     pred, target, mask = batch()
     sums, count = loss(pred, target, mask)
