@@ -49,7 +49,7 @@ def run(recipe: Recipe) -> None:
     if waiting:
         train = splits["train"]
         say(f"to do: {', '.join(waiting)}; {train.seconds() / 3600:.2f} h of training audio in {len(train)} clips")
-        say(f"all stages take about: {cost(recipe) or 'unknown, the bars below show the time left'}")
+        say(f"all stages take about: {cost(recipe, FAMILIES) or 'not measured so; the bars below show the time left'}")
         teacher = build_teacher(recipe.teacher, recipe.seed)
         if "fit" in waiting:
             stages.fit_teacher(place, teacher, train, MACHINE)

@@ -94,10 +94,10 @@ def summary(path: Path) -> str:
     return path.read_text().partition("\n")[0].removeprefix("#").strip()
 
 
-def cost(recipe: Recipe, folder: Path = RECIPES) -> str:
-    """What the recipe's file says it costs at `mini`; nothing for other scales and for recipes of no file."""
+def cost(recipe: Recipe, families: Collection[str], folder: Path = RECIPES) -> str:
+    """What the recipe's file says that it costs; nothing for a recipe of no file, or another than the file's."""
     path = menu(folder).get(recipe.recipe)
-    if path is None or recipe.scale != "mini":
+    if path is None or changed(recipe, load([f"recipe={recipe.recipe}"], families, folder)):
         return ""
     lines = [line.removeprefix("# cost:").strip() for line in path.read_text().splitlines() if "# cost:" in line]
     return lines[0] if lines else ""

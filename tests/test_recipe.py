@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.loading import RECIPES, changed, load, menu, read_saved, save, text, usage
+from distill.loading import RECIPES, changed, cost, load, menu, read_saved, save, text, usage
 from distill.recipe import Recipe, RecipeError
 
 FAMILIES = ("hubert", "wavlm", "whisper")
@@ -180,3 +180,13 @@ def test_usage_lists_what_there_is():
 
 def test_text_is_the_whole_recipe():
     assert "interface_weight" in text(recipe("recipe=wavlm"))
+
+
+def test_a_cost_is_told_of_the_recipe_it_was_measured_with(tmp_path):
+    (tmp_path / "scales").mkdir()
+    (tmp_path / "scales/mini.yaml").write_text((RECIPES / "scales/mini.yaml").read_text())
+    (tmp_path / "wavlm.yaml").write_text("# cost: 3 minutes\nteacher:\n  upstreams: [wavlm]\n")
+    for words, told in ((["name=x", "fit.save_every=3"], "3 minutes"), (["fit.steps=3"], "")):
+        recipe = load(["recipe=wavlm", *words], FAMILIES, tmp_path)
+        assert cost(recipe, FAMILIES, tmp_path) == told
+    assert cost(load(["recipe=hubert"], FAMILIES, tmp_path), FAMILIES, tmp_path) == ""
