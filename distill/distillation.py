@@ -10,15 +10,19 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from distill import runtime
+from distill.coding import CodeDistillation, CodeDistiller
 from distill.data.batches import Batch
 from distill.data.clips import Clips
+from distill.data.embedded import cache_folder
 from distill.distiller import Distiller, Outcome, pairs
 from distill.features import Encoder
 from distill.loop import Plan, optimizer, train
 from distill.losses import Agreement
 from distill.recipe import Distill
-from distill.targets import Supervision, Targets, memory, online
+from distill.targets import Supervision, Targets, cached, codes, memory, online
 from distill.teacher import FusedTeacher
+
+Learner = Distiller | CodeDistiller
 
 
 @dataclass(frozen=True)
@@ -71,18 +75,18 @@ def distill(
     settings: Distill,
     plan: Plan,
     folder: Path,
-) -> Distiller:
-    """Train the student on `clips` against a fitted teacher; a Distiller on the CPU with what it learned.
+) -> Learner:
+    """Train the student on `clips` against a fitted teacher; on the CPU, with what it learned.
 
     The interface's output is one more target where settings.interface_weight is not 0.
     """
     chosen = pairs(student.layers, teacher.layers, settings.layers)
-    supervision = Supervision(teacher, [layer for _, layer in chosen], summary=settings.interface_weight > 0)
+    layers = [layer for _, layer in chosen]
+    supervision = Supervision(teacher, layers, summary=settings.interface_weight > 0, dtype=runtime.precision())
     distiller = build(student, teacher, settings, chosen, plan.seed)
     blank = deepcopy(distiller)
     model, trainer = accelerator.prepare(distiller, optimizer(distiller, settings.weight_decay))
-    targets = look(supervision.to(accelerator.device), clips, settings, accelerator)
-    objective = Distillation(clips, student, targets, len(chosen), teacher.width)
+    objective = look(supervision.to(accelerator.device), student, clips, settings, accelerator)
     train(accelerator, model, trainer, objective, plan, folder)
     blank.load_state_dict(runtime.weights(accelerator, model))
     return blank.eval()
@@ -90,24 +94,40 @@ def distill(
 
 def build(
     student: Encoder, teacher: FusedTeacher, settings: Distill, chosen: list[tuple[int, int]], seed: int
-) -> Distiller:
+) -> Learner:
     """The student with its heads, whose first weights depend on the seed alone."""
+    weights = settings.layer_weights or [1.0] * len(chosen)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if settings.targets == "codes":
+            layers = [layer for layer, _ in chosen] + [student.layers - 1] * (settings.interface_weight > 0)
+            shares = [weight / sum(weights) for weight in weights] + [settings.interface_weight]
+            return CodeDistiller(student, layers, settings.codebooks, shares[: len(layers)])
         return Distiller(
             student,
             chosen,
             teacher.width,
             teacher.interface.width if settings.interface_weight else None,
             settings.loss,
-            settings.layer_weights or [1.0] * len(chosen),
+            weights,
             settings.interface_weight,
         )
 
 
-def look(supervision: Supervision, clips: Clips, settings: Distill, accelerator: Accelerator) -> Targets:
-    """Targets as the recipe wants them: the teacher live, or heard once."""
+def look(
+    supervision: Supervision, student: Encoder, clips: Clips, settings: Distill, accelerator: Accelerator
+) -> Distillation | CodeDistillation:
+    """The objective with targets as the recipe wants them: the teacher live, or heard once."""
+    place, seconds = Path(settings.cache) if settings.cache else cache_folder(), settings.forward_seconds
+    if settings.targets == "codes":
+        recall = codes(accelerator, supervision, clips, seconds, settings.codebooks, place)
+        names = [str(number + 1) for number in range(settings.layers)] + ["interface"] * supervision.summary
+        return CodeDistillation(clips, student, recall, names)
     if settings.targets == "online":
-        return online(supervision)
-    accelerator.print(f"the teacher listens to {clips.seconds() / 3600:.2f} h of audio, once")
-    return memory(supervision, clips, settings.forward_seconds, accelerator.device)
+        targets = online(supervision)
+    elif settings.targets == "cached":
+        targets = cached(accelerator, supervision, clips, seconds, settings.cache_precision, place)
+    else:
+        accelerator.print(f"the teacher listens to {clips.seconds() / 3600:.2f} h of audio, once")
+        targets = memory(supervision, clips, seconds, accelerator.device)
+    return Distillation(clips, student, targets, settings.layers, supervision.width)

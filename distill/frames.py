@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from distill.data.clips import Clips, pad
-from distill.features import SAMPLE_RATE, Encoder, Features, frame_mask
+from distill.features import SAMPLE_RATE, Encoder, Features
 from distill.fusion import Moments, Standardiser
 from distill.tasks.task import draw
 
@@ -86,10 +86,9 @@ class FrameCache:
             draw_B = torch.rand(len(chosen), generator=generator, dtype=torch.float64)
             starts_B = starts_B + (draw_B * (spare_B + 1)).long()
             lengths_B = lengths_B - spare_B
-        frames = int(lengths_B.max())
-        at_BT = starts_B[:, None] + torch.arange(frames)
-        mask_BT = frame_mask(lengths_B, frames)
-        hidden_BTLD = self.hidden_FLD[at_BT.masked_fill(~mask_BT, 0)]
-        hidden_BTLD.masked_fill_(~mask_BT[:, :, None, None], 0.0)
-        hidden_BLTD = hidden_BTLD.transpose(1, 2)
-        return hidden_BLTD.to(torch.float32, memory_format=torch.contiguous_format), lengths_B
+        shape = (len(chosen), *self.hidden_FLD.shape[1:2], int(lengths_B.max()), self.hidden_FLD.shape[2])
+        hidden_BLTD = torch.zeros(shape)
+        # A slice a clip: gathering all frames by index takes seven times as long.
+        for place_LTD, start, length in zip(hidden_BLTD, starts_B.tolist(), lengths_B.tolist(), strict=True):
+            place_LTD[:, :length] = self.hidden_FLD[start : start + length].transpose(0, 1)
+        return hidden_BLTD, lengths_B

@@ -40,12 +40,7 @@ def align_time(features: Features, grid: Grid, frames_B: Tensor, *, frames: int 
     frames = int(frames_B.max()) if frames is None else frames
     if grid == features.grid and frames == hidden_BLTD.shape[2] and torch.equal(frames_B, lengths_B):
         return features
-    # In this order of operations equal grids give whole positions, so that frames are copied exactly.
-    wanted_T = torch.arange(frames, dtype=torch.float64, device=hidden_BLTD.device)
-    offset = (grid.first - features.grid.first) * features.grid.rate  # source frames
-    source_T = wanted_T * (features.grid.rate / grid.rate) + offset
-    last_B1 = lengths_B[:, None] - 1
-    position_BT = torch.minimum(source_T.clamp(min=0.0), last_B1.double())
+    position_BT, last_B1 = positions(features.grid, lengths_B, grid, frames), lengths_B[:, None] - 1
     lower_BT = position_BT.long()
     upper_BT = torch.minimum(lower_BT + 1, last_B1)
     fraction_BT = (position_BT - lower_BT).float()
@@ -55,6 +50,14 @@ def align_time(features: Features, grid: Grid, frames_B: Tensor, *, frames: int 
     upper_BLTD = hidden_BLTD[clips, layers, upper_BT[:, None]]
     between_BLTD = _between(lower_BLTD, upper_BLTD, fraction_BT[:, None, :, None])
     return Features(_zero_padding_(between_BLTD, frames_B), frames_B, grid)
+
+
+def positions(source: Grid, lengths_B: Tensor, grid: Grid, frames: int) -> Tensor:
+    """Where the first `frames` centres of a grid lie in a clip's frames on another, in frames: (B, T) float64."""
+    # In this order of operations equal grids give whole positions, so that frames are copied exactly.
+    wanted_T = torch.arange(frames, dtype=torch.float64, device=lengths_B.device)
+    source_T = wanted_T * (source.rate / grid.rate) + (grid.first - source.first) * source.rate
+    return torch.minimum(source_T.clamp(min=0.0), (lengths_B[:, None] - 1).double())
 
 
 def align_layers(hidden_BLTD: Tensor, layers: int) -> Tensor:

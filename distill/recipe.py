@@ -12,6 +12,7 @@ from distill.evaluation import Evaluate
 from distill.fusion import COMBINE
 from distill.interface import INTERFACES
 from distill.losses import LOSSES
+from distill.packing import PRECISIONS
 from distill.targets import TARGETS
 from distill.tasks import TASKS
 
@@ -111,6 +112,9 @@ class Distill:
     weight_decay: float = within(0.01, least=0)
     clip: float = within(1.0, least=0)  # largest norm of the gradient; 0: none
     targets: str = within("memory", menu=TARGETS)  # the teacher listens in every step, or to each clip once
+    cache: str = ""  # folder of cached targets and codes, which runs share; empty: where corpora are kept
+    cache_precision: str = within("float16", menu=PRECISIONS)  # of cached targets
+    codebooks: int = within(4, least=1)  # bytes for each target and frame, where targets are codes
     loss: str = within("l1_cosine", menu=LOSSES)
     layers: int = within(4, least=1)  # K evenly spaced pairs of a student layer and a fused layer
     layer_weights: list[float] = within((), least=0)  # one for each pair; empty: equal

@@ -6,6 +6,7 @@ of `transcript`, `speaker`, `style`, `language`.
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -43,6 +44,11 @@ class Clips:
 
     def seconds(self) -> float:
         return float(self.samples.sum() / SAMPLE_RATE)
+
+    def stored(self, index: int) -> bytes:
+        """One clip as its corpus keeps it, not decoded."""
+        stored = self._stored[int(index)]["audio"]
+        return stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
 
     def audio(self, index: int) -> np.ndarray:
         """One clip, float32 (N,); ValueError that names a clip which cannot be read or has another rate or length."""
