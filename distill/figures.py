@@ -10,6 +10,7 @@ from distill import plots
 from distill.tables import NAMES, heading, look_up, tasks
 
 COMPARED = ("teacher", "student", "untrained")  # rows whose errors are taken apart
+FRONT = "No row on the grey line is beaten on both axes by another. Bars are 95 % intervals over test clips."
 
 
 @dataclass(frozen=True)
@@ -29,139 +30,103 @@ def of_rows(result: dict, places: Mapping[str, str]) -> Iterator[Drawing]:
     panels = {}
     for task, found in tasks(result, places).items():
         cells = {name: row["tasks"][task] for name, row in rows.items() if task in row["tasks"]}
-        panels[f"{heading(task, found)}"] = {n: (cell["value"], cell.get("interval")) for n, cell in cells.items()}
-    words = "Points are means over seeds, bars are 95 % bootstrap intervals over test clips."
-    yield Drawing(
-        "scores", "scores", "Scores", f"{words} Percent; ↓ lower is better, ↑ higher is better.", plots.scores(panels)
-    )
-    for name, key, axis, log, scale in (
-        ("pareto-parameters", "parameters", "parameters, millions", False, 1e6),
-        ("pareto-time", "real_time_factor", "real-time factor of one clip: s of work per s of audio", True, 1.0),
-    ):
-        found = {
-            row: (values[key] / scale, values["score"]["value"], values["score"].get("interval"))
-            for row, values in rows.items()
-            if key in values and "score" in values
-        }
-        if found:
-            title = f"Mean score against {axis.split(',')[0].split(' of')[0]}"
-            yield Drawing(
-                name,
-                "scores",
-                title,
-                "No row on the grey line is beaten on both axes by another.",
-                plots.pareto(found, axis, log),
-            )
+        panels[heading(task, found)] = {n: (cell["value"], cell.get("interval")) for n, cell in cells.items()}
+    caption = "Means over seeds in percent, with 95 % intervals over test clips. ↓ lower is better, ↑ higher is better."
+    yield Drawing("scores", "scores", "Scores", caption, plots.scores(panels))
+    prices = {name: row["parameters"] / 1e6 for name, row in rows.items() if "parameters" in row}
+    yield from _pareto("pareto-parameters", "Score against size", rows, prices, "parameters, millions", log=False)
+    prices = {name: row["real_time_factor"] for name, row in rows.items() if "real_time_factor" in row}
+    axis = "real-time factor of one clip: s of work per s of audio"
+    yield from _pareto("pareto-time", "Score against time", rows, prices, axis, log=True)
+
+
+def _pareto(
+    name: str, title: str, rows: Mapping[str, dict], prices: Mapping[str, float], axis: str, *, log: bool
+) -> Iterator[Drawing]:
+    scores = {row: rows[row]["score"] for row in prices if "score" in rows[row]}
+    points = {row: (prices[row], score["value"], score["interval"]) for row, score in scores.items()}
+    if points:
+        yield Drawing(name, "scores", title, FRONT, plots.pareto(points, axis, log=log))
 
 
 def of_training(analysis: dict) -> Iterator[Drawing]:
     """Losses of both stages, and what the student explains of its targets."""
-    fit = look_up(analysis, "training/fit/curves")
-    if fit:
-        names = [name for name in fit if name.startswith("loss_")]
-        named = {name.removeprefix("loss_").upper(): [v / fit[name][0] for v in fit[name]] for name in names}
-        words = "Loss of each task's head while the teacher's interface is fitted, divided by its first value."
-        yield Drawing(
-            "training-fit",
-            "training",
-            "Fitting the teacher",
-            words,
-            plots.lines(fit["step"], named, "loss / first loss"),
+    fit = look_up(analysis, "training/fit/curves") or {}
+    losses = {name.removeprefix("loss_").upper(): fit[name] for name in fit if name.startswith("loss_")}
+    if losses:
+        shares = {name: [value / values[0] for value in values] for name, values in losses.items()}
+        caption = "Loss of each task's head while fusion and interface are fitted, divided by its first value."
+        made = plots.lines(fit["step"], shares, "loss / first loss")
+        yield Drawing("training-fit", "training", "Fitting the teacher", caption, made)
+    curves = look_up(analysis, "training/distill/curves") or {}
+    if "loss" in curves:
+        made = plots.lines(curves["step"], {"": curves["loss"]}, "loss")
+        caption = "The distillation loss for a frame: the mean over layer pairs, and the interface's by its weight."
+        yield Drawing("training-distill", "training", "Distillation", caption, made)
+    explained = {name: curves[name] for name in curves if name.startswith("explained_variance_")}
+    if explained:
+        parts = {name: name.removeprefix("explained_variance_") for name in explained}
+        named = {part if part == "interface" else f"pair {part}": explained[name] for name, part in parts.items()}
+        caption = (
+            "Share of each target's variance that the student explains, on training clips: pairs of layers, the "
+            "shallowest first, and the interface's output."
         )
-    curves = look_up(analysis, "training/distill/curves")
-    if curves:
-        words = "The distillation loss, averaged over layers and frames."
-        yield Drawing(
-            "training-distill",
-            "training",
-            "Distillation",
-            words,
-            plots.lines(curves["step"], {"loss": curves["loss"]}, "loss"),
-        )
-        names = {n: n.removeprefix("explained_variance_") for n in curves if n.startswith("explained_variance_")}
-        if names:
-            named = {words if words == "interface" else f"pair {words}": curves[n] for n, words in names.items()}
-            words = "Share of the variance of each target that the student explains, on training clips: layer pairs from shallow to deep, and the interface's output."
-            yield Drawing(
-                "explained-variance",
-                "training",
-                "Explained variance of the targets",
-                words,
-                plots.lines(curves["step"], named, "explained variance"),
-            )
+        made = plots.lines(curves["step"], named, "explained variance")
+        yield Drawing("explained-variance", "training", "Explained variance of the targets", caption, made)
 
 
 def of_layers(analysis: dict) -> Iterator[Drawing]:
     """What the teacher listens to, and whose layers the student's resemble."""
-    listening = analysis.get("listening")
-    if listening:
-        names = list(listening["tasks"])
-        upstreams = next(iter(listening["tasks"].values()))["without"]
-        ys, values = [], []
-        for upstream, found in upstreams.items():
-            for layer in ["all", *range(len(found["layers"]))]:
-                ys.append(f"{upstream} {layer}")
-                values.append([_loss(listening["tasks"][task], upstream, layer) for task in names])
-        values = np.array(values)
-        words = (
-            "How much a fitted task loss rises, in percent, when one layer of an upstream, or all of it, is held at its mean. "
-            f"On {listening['clips']} training clips; 0 is the embedding."
-        )
-        yield Drawing(
-            "listening",
-            "layers",
-            "What the fused teacher listens to",
-            words,
-            plots.heat(
-                values, ys, [task.upper() for task in names], "loss without it, + %", 0, float(max(values.max(), 1))
-            ),
-        )
-        if listening["interface_weights"]:
-            weights = np.array([listening["interface_weights"]])
-            yield Drawing(
-                "interface-weights",
-                "layers",
-                "Weights of the fused layers",
-                "Softmax of the interface's weighted sum.",
-                plots.heat(weights, [""], [str(n) for n in range(weights.shape[1])], "fused layer", 2, 1.0),
-            )
-    for name, layers in (look_up(analysis, "similarity/layers") or {}).items():
+    if listening := analysis.get("listening"):
+        yield from _listening(listening)
+    found = analysis.get("similarity", {"layers": {}})
+    for name, layers in found["layers"].items():
         values = np.array(layers)
-        words = f"Debiased linear CKA on {analysis['similarity']['frames']} frames of test clips: 1 is alike but for a rotation, 0 unrelated. Layer 0 is the embedding."
-        yield Drawing(
-            f"similarity-{name}",
-            "layers",
-            f"Student layers beside {name}'s",
-            words,
-            plots.heat(
-                values,
-                [f"student {n}" for n in range(len(values))],
-                [str(n) for n in range(values.shape[1])],
-                f"layer of {name}",
-                2,
-                1.0,
-            ),
+        ours, theirs = ([str(number) for number in range(size)] for size in values.shape)
+        caption = (
+            f"Debiased linear CKA on {found['frames']} frames of {found['clips']} test clips: 1 is alike but for "
+            "rotation and scale, 0 unrelated. Layer 0 is the embedding."
         )
+        made = plots.heat(values, [f"student {one}" for one in ours], theirs, f"layer of {name}", digits=2, most=1.0)
+        yield Drawing(f"similarity-{name}", "layers", f"Student layers beside those of {name}", caption, made)
 
 
-def _loss(found: dict, upstream: str, layer: str | int) -> float:
-    """By how many percent a task's loss rises."""
-    without = found["without"][upstream]
-    return 100 * ((without["all"] if layer == "all" else without["layers"][layer]) / found["loss"] - 1)
+def _listening(listening: dict) -> Iterator[Drawing]:
+    found = listening["tasks"]
+    depths = {name: len(losses["layers"]) for name, losses in next(iter(found.values()))["without"].items()}
+    cases = [(name, layer) for name, depth in depths.items() for layer in ("all", *range(depth))]
+    rises = np.array([[_rise(losses, *case) for losses in found.values()] for case in cases])
+    caption = (
+        "By how many percent a fitted head's loss rises when a layer of an upstream, or all of them, is held at its "
+        f"mean, on {listening['clips']} training clips. Layer 0 is the embedding. Layers that say the same can "
+        "stand in for each other."
+    )
+    ys, xs = [f"{name} {layer}" for name, layer in cases], [task.upper() for task in found]
+    made = plots.heat(rises, ys, xs, "rise of the loss, %", digits=0, most=max(float(rises.max()), 1.0))
+    yield Drawing("listening", "layers", "What the fused teacher listens to", caption, made)
+    if weights := listening["interface_weights"]:
+        layers = [str(number) for number in range(len(weights))]
+        made = plots.heat(np.array([weights]), [""], layers, "fused layer", digits=2, most=1.0)
+        caption = "Softmax of the interface's weighted sum."
+        yield Drawing("interface-weights", "layers", "Weights of the fused layers", caption, made)
+
+
+def _rise(losses: dict, upstream: str, layer: str | int) -> float:
+    """Of a task's loss, in percent, without a layer."""
+    without = losses["without"][upstream]
+    return 100 * ((without["all"] if isinstance(layer, str) else without["layers"][layer]) / losses["loss"] - 1)
 
 
 def of_errors(result: dict, analysis: dict) -> Iterator[Drawing]:
     """Scores by speaker, language, length and noise, task by task."""
-    for task, kinds in (analysis.get("errors") or {}).items():
-        there = [row for row in COMPARED if row in result["rows"]]
+    rows = [name for name in COMPARED if name in result["rows"]]
+    for task, kinds in analysis.get("errors", {}).items():
         metric = next(row["tasks"][task]["metric"] for row in result["rows"].values() if task in row["tasks"])
         shown = {kind: {name: group["rows"] for name, group in found.items()} for kind, found in kinds.items()}
-        if shown and there:
-            words = "Groups of test clips; length and noise in thirds, the noise estimated from the audio. Small groups scatter."
-            yield Drawing(
-                f"errors-{task}",
-                "errors",
-                f"{task.upper()} by group",
-                words,
-                plots.groups(shown, there, f"{NAMES.get(metric, metric)}, %"),
+        if shown and rows:
+            caption = (
+                "Groups of test clips; small ones scatter. Lengths and noise in thirds; noise is estimated from the "
+                "audio itself."
             )
+            made = plots.groups(shown, rows, f"{NAMES.get(metric, metric)}, %")
+            yield Drawing(f"errors-{task}", "errors", f"{task.upper()} by group", caption, made)

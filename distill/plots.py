@@ -66,7 +66,7 @@ def style():
     return matplotlib.rc_context(STYLE)
 
 
-def pareto(points: Mapping[str, tuple[float, float, Sequence[float] | None]], cost: str, log: bool) -> Figure:
+def pareto(points: Mapping[str, tuple[float, float, Sequence[float] | None]], cost: str, *, log: bool) -> Figure:
     """Rows as points: name -> cost, mean score, its interval; a line joins those that no other row beats on both."""
     made, ((axes,),) = figure(3.3)
     shades = colours(list(points))
@@ -93,16 +93,15 @@ def pareto(points: Mapping[str, tuple[float, float, Sequence[float] | None]], co
 
 
 def _label(axes: Axes, marks: Sequence[tuple[float, float, str, str]], *, left_side: bool = False) -> None:
-    """Names beside points, (x, y, name, colour), moved up where they would meet."""
+    """Names beside points, (x, y, name, colour), moved apart where they would meet."""
     low, high = axes.get_ylim()
-    line = 11 / (72 * axes.get_position().height * axes.figure.get_size_inches()[1]) * (high - low)  # data units
-    last = -np.inf
-    for x, y, name, colour in sorted(marks, key=lambda mark: mark[1]):
-        at = max(y, last + line)
-        last = at
+    inches = 0.75 * axes.figure.get_figheight()  # of the axes, about: the layout is not made yet
+    line = 11 / 72 / inches * (high - low)  # height of a name, in data units
+    marks = sorted(marks, key=lambda mark: mark[1])
+    for (x, _, name, colour), y in zip(marks, spread([mark[1] for mark in marks], line), strict=True):
         axes.annotate(
             name,
-            (x, at),
+            (x, y),
             xytext=(-8 if left_side else 8, 0),
             textcoords="offset points",
             ha="right" if left_side else "left",
@@ -110,6 +109,28 @@ def _label(axes: Axes, marks: Sequence[tuple[float, float, str, str]], *, left_s
             color=colour,
             annotation_clip=False,
         )
+
+
+def spread(places: Sequence[float], apart: float) -> list[float]:
+    """Ascending places moved as little as keeps them `apart`: neighbours that meet share out their way."""
+    groups: list[list[float]] = []
+    for place in places:
+        groups.append([place])
+        while len(groups) > 1 and _centre(groups[-1]) - _centre(groups[-2]) < apart * _half(groups[-1], groups[-2]):
+            last = groups.pop()
+            groups[-1] += last
+    return [
+        _centre(group) + apart * (number - (len(group) - 1) / 2) for group in groups for number in range(len(group))
+    ]
+
+
+def _centre(group: Sequence[float]) -> float:
+    return sum(group) / len(group)
+
+
+def _half(*groups: Sequence[float]) -> float:
+    """Names between the centres of two stacked groups."""
+    return sum(len(group) for group in groups) / 2
 
 
 def scores(tasks: Mapping[str, Mapping[str, tuple[float, Sequence[float] | None]]]) -> Figure:
@@ -146,12 +167,13 @@ def lines(steps: Sequence[float], named: Mapping[str, Sequence[float]], title: s
     axes.set_xlabel("optimizer steps")
     axes.grid(axis="y", color=RULE, linewidth=0.5)
     axes.margins(x=0)
+    axes.set_xlim(0, None)
     ends = zip(named.items(), shades, strict=True)
     _label(axes, [(steps[-1], values[-1], name, shade) for (name, values), shade in ends])
     return made
 
 
-def heat(values_YX: np.ndarray, ys: Sequence[str], xs: Sequence[str], axis: str, digits: int, most: float) -> Figure:
+def heat(values_YX: np.ndarray, ys: Sequence[str], xs: Sequence[str], axis: str, *, digits: int, most: float) -> Figure:
     """A table in shades, its values written in; `most` is the darkest."""
     made, ((axes,),) = figure(0.75 + 0.28 * len(ys))
     axes.imshow(values_YX, cmap="Blues", vmin=0, vmax=most, aspect="auto")
@@ -164,7 +186,7 @@ def heat(values_YX: np.ndarray, ys: Sequence[str], xs: Sequence[str], axis: str,
     size = 8.5 if len(xs) <= 9 else 5.5
     for (y, x), value in np.ndenumerate(values_YX):
         shade = "white" if value > 0.6 * most else INK
-        axes.text(x, y, f"{value:.{digits}f}", ha="center", va="center", color=shade, fontsize=size)
+        axes.text(x, y, f"{value:z.{digits}f}", ha="center", va="center", color=shade, fontsize=size)
     return made
 
 

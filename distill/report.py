@@ -13,6 +13,7 @@ from distill.loading import changed, read_saved
 from distill.recipe import RecipeError
 
 TEMPLATES = Path(__file__).with_name("templates")
+MEASURED = ("data.", "evaluate.")  # keys of a recipe that decide how scores are measured
 FILES = {
     "evaluation.json": "every score, cost, interval and test of this page",
     "evaluation": "each test clip's prediction, for every row and task",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import floor, log10
 from typing import Any
 
 NAMES = {"wer": "WER", "cer": "CER", "eer": "EER", "bleu": "BLEU", "mindcf": "minDCF"}
@@ -33,11 +34,13 @@ def share(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    return f"{value:+.1f}"
+    return f"{value:+z.1f}"
 
 
 def count(value: float) -> str:
-    """A large number with its unit: 0.63 M, 48 M, 1.2 G."""
+    """A large number with its unit: 0.63 M, 48 M, 1.20 G."""
+    if not value:
+        return "0"
     scale, unit = (1e9, "G") if value >= 1e9 else (1e6, "M")
     scaled = value / scale
     return f"{scaled:.0f} {unit}" if scaled >= 10 else f"{scaled:.2f} {unit}"
@@ -45,8 +48,9 @@ def count(value: float) -> str:
 
 def small(value: float) -> str:
     """Two digits that tell something, never an exponent."""
-    digits = 2 - len(str(int(value))) if value >= 1 else next(n for n in range(1, 12) if value * 10**n >= 1) + 1
-    return f"{value:.{max(digits, 0)}f}" if value else "0"
+    if not value:
+        return "0"
+    return f"{value:.{max(1 - floor(log10(abs(value))), 0)}f}"
 
 
 def megabytes(value: float) -> str:

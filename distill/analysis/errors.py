@@ -1,6 +1,7 @@
 """Where a row errs: its score by speaker, language, length and noise of the test clips."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 
@@ -9,9 +10,18 @@ import numpy as np
 from distill.comparison import read_evidence
 from distill.data.clips import Clips
 from distill.features import SAMPLE_RATE
+from distill.statistics import Evidence
 
 WINDOW = SAMPLE_RATE // 40  # samples, 25 ms
 QUIET, TYPICAL = 5, 50  # percentiles of the windows' power; correlate by 0.80 with the embedded corpus' true ratios
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Names in the order they are shown in, and the number of each clip's name."""
+
+    names: list[str]
+    numbers_C: np.ndarray
 
 
 def errors(rows: Mapping[str, dict], clips: Clips, folder: Path) -> dict:
@@ -20,46 +30,57 @@ def errors(rows: Mapping[str, dict], clips: Clips, folder: Path) -> dict:
     rows: those of evaluation.json. clips: the test split. folder: where the predictions lie. The equal error rate of
     a group is that of all trials with a clip of the group in them.
     """
-    tasks = list(next(iter(rows.values()))["tasks"])
+    tasks = list(dict.fromkeys(task for row in rows.values() for task in row["tasks"]))
     kinds = groups(clips)
     return {task: _task(task, rows, clips.ids, kinds, folder) for task in tasks}
 
 
-def _task(task: str, rows: Mapping[str, dict], ids: Sequence[str], kinds: dict, folder: Path) -> dict:
+def _task(
+    task: str, rows: Mapping[str, dict], ids: Sequence[str], kinds: Mapping[str, Groups], folder: Path
+) -> dict[str, dict]:
     at = {name: number for number, name in enumerate(ids)}
     found: dict[str, dict] = {}
-    for row, content in rows.items():
-        evidence = read_evidence(folder / f"{row}.{task}.npz", content["tasks"][task]["metric"])
-        if evidence is None:
+    for row in (row for row in rows if task in rows[row]["tasks"]):
+        kept = read_evidence(folder / f"{row}.{task}.npz", rows[row]["tasks"][task]["metric"])
+        if kept is None:
             continue
-        heard = np.array([at[name] for name in evidence[0]])
-        for kind, labels in kinds.items():
-            names = [name for name in dict.fromkeys(labels) if name in set(np.asarray(labels)[heard])]
-            for name in sorted(names) if kind in ("speaker", "language") else names:
-                chosen = np.flatnonzero(np.asarray(labels)[heard] == name)
-                score = evidence[1].part(chosen)
-                if len(names) > 1 and not isnan(score):
-                    group = found.setdefault(kind, {}).setdefault(name, {"clips": len(chosen), "rows": {}})
-                    group["rows"][row] = score
+        heard = np.array([at[name] for name in kept[0]])
+        for kind, group in kinds.items():
+            numbers = group.numbers_C[heard]
+            if len(np.unique(numbers)) > 1:
+                _score(found.setdefault(kind, {}), row, group.names, numbers, kept[1])
     return found
 
 
-def groups(clips: Clips) -> dict[str, list[str]]:
-    """Kind -> the group of each clip: labels as they are, lengths and noise in thirds, the lowest third first."""
-    named = {name: clips.column(name) for name in ("speaker", "language") if name in clips.dataset.column_names}
+def _score(found: dict[str, dict], row: str, names: Sequence[str], numbers: np.ndarray, evidence: Evidence) -> None:
+    """Add one row's score of every group."""
+    for number, name in enumerate(names):
+        chosen = np.flatnonzero(numbers == number)
+        score = evidence.part(chosen)
+        if not isnan(score):
+            found.setdefault(name, {"clips": len(chosen), "rows": {}})["rows"][row] = score
+
+
+def groups(clips: Clips) -> dict[str, Groups]:
+    """Labels as they are, where the corpus has them; lengths and noise in thirds, the lowest first."""
     noise = np.array([signal_to_noise(clips.audio(row)) for row in range(len(clips))])
-    return named | {
+    measured = {
         "length": thirds(clips.samples / SAMPLE_RATE, "s", 1),
         "signal to noise": thirds(noise, "dB", 0),
     }
+    for name in ("language", "speaker"):
+        if name in clips.dataset.column_names:
+            names, numbers_C = np.unique(clips.column(name), return_inverse=True)
+            measured[name] = Groups(names.tolist(), numbers_C)
+    return measured
 
 
-def thirds(values: np.ndarray, unit: str, digits: int) -> list[str]:
-    """The third each value is in, named by its bounds."""
+def thirds(values: np.ndarray, unit: str, digits: int) -> Groups:
+    """Three groups, named by their bounds."""
     low, high = np.quantile(values, [1 / 3, 2 / 3])
-    names = [f"up to {low:.{digits}f} {unit}", f"{low:.{digits}f} to {high:.{digits}f} {unit}"]
-    names.append(f"above {high:.{digits}f} {unit}")
-    return [names[int(value > low) + int(value > high)] for value in values]
+    middle = f"{low:.{digits}f} to {high:.{digits}f} {unit}"
+    names = [f"up to {low:.{digits}f} {unit}", middle, f"above {high:.{digits}f} {unit}"]
+    return Groups(names, (values > low).astype(int) + (values > high))
 
 
 def signal_to_noise(audio_N: np.ndarray) -> float:
