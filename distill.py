@@ -23,7 +23,7 @@ from distill.files import read_json
 from distill.frozen import Frozen
 from distill.loading import cost, load, text, usage
 from distill.logmel import LogMel
-from distill.recipe import Recipe
+from distill.recipe import Recipe, RecipeError
 from distill.run import Run, open_run
 from distill.teacher import FusedTeacher
 from distill.waveform import Waveform
@@ -44,6 +44,9 @@ def run(recipe: Recipe) -> None:
         place = open_run(recipe)
         say(f"{recipe.recipe} at scale {recipe.scale} on {runtime.describe(accelerator)}; in {place.folder}")
         waiting = [stage for stage in recipe.stages if not place.finished(stage)]
+        compared = bool(recipe.report.runs) and "report" in waiting
+        if compared:
+            waiting.remove("report")
         splits = load_splits(recipe.data.corpus, recipe.data.embedded) if waiting else {}
     runtime.finish(accelerator)
     if waiting:
@@ -60,8 +63,15 @@ def run(recipe: Recipe) -> None:
         if "evaluate" in waiting:
             place.demand("distill")
             stages.evaluate(place, rows(place, teacher), splits, MACHINE)
+        if "report" in waiting:
+            place.demand("evaluate")
+            stages.report(place, teacher, open_student(place.student), splits, MACHINE)
     if "evaluate" in recipe.stages:
         say(table(read_json(place.evaluation)))
+    if compared and accelerator.is_main_process:
+        say(f"comparison: {stages.compare_runs(place)}")
+    elif "report" in recipe.stages:
+        say(f"report: {place.report}")
     if place.finished("distill"):
         say(f'student: AutoModel.from_pretrained("{place.student}")')
 
@@ -90,7 +100,10 @@ def rows(place: Run, teacher: FusedTeacher) -> dict[str, Encoder]:
     ours = {"student": open_student(place.student), "untrained": make_student(recipe.student, recipe.seed)}
     baselines = {"log-mel": LogMel()}
     compared = baselines | upstreams | {"teacher": teacher} | ours
-    return {name: Frozen(encoder) for name, encoder in compared.items()}
+    others = {Path(folder).name: open_student(Path(folder) / "student") for folder in recipe.evaluate.students}
+    if both := compared.keys() & others.keys():
+        raise RecipeError(f"evaluate.students: {', '.join(both)} is the name of another row; rename the folder")
+    return {name: Frozen(encoder) for name, encoder in (compared | others).items()}
 
 
 def plan(recipe: Recipe) -> str:

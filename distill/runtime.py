@@ -112,6 +112,7 @@ def quiet() -> None:
     for name in (
         "DeepSpeed",
         "accelerate",
+        "matplotlib",
         "torch.distributed",
     ):  # by a filter, as importing them sets the level
         logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)

@@ -1,22 +1,28 @@
-"""The three stages of a run, each from a recipe to files in the run's folder."""
+"""The stages of a run, each from a recipe to files in the run's folder."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
 from distill import distillation, fit, runtime
+from distill.analysis.errors import errors
+from distill.analysis.listening import listening
+from distill.analysis.similarity import similarity
+from distill.analysis.training import training
 from distill.checkpoint import Checkpoints
 from distill.data.batches import accumulation
 from distill.data.clips import Clips
 from distill.evaluation import evaluate_rows
 from distill.features import Encoder
-from distill.files import write_json
+from distill.files import read_json, write_json
 from distill.loop import Plan
 from distill.recipe import Distill, Fit
-from distill.run import Run
+from distill.report import write_comparison, write_report
+from distill.run import Run, newer
 from distill.tasks import TASKS
-from distill.teacher import FusedTeacher, Summary
+from distill.teacher import FusedTeacher, Summary, saved_heads
 
 Export = Callable[[Encoder, Mapping[str, torch.Tensor], Path], None]  # student, heads, folder
 
@@ -93,3 +99,37 @@ def evaluate(run: Run, rows: Mapping[str, Encoder], splits: Mapping[str, Clips],
     accelerator.wait_for_everyone()
     runtime.finish(accelerator)
     return result
+
+
+def report(run: Run, teacher: FusedTeacher, student: Encoder, splits: Mapping[str, Clips], machine: Path) -> None:
+    """Ask an evaluated run what scores do not tell, into `analysis.json`; then `report.html` and `report.md`."""
+    accelerator = runtime.start(machine)
+    if accelerator.is_main_process:
+        if not newer(run.analysis, run.evaluation):
+            write_json(run.analysis, analyse(run, teacher, student, splits, accelerator.device))
+        write_report(run.folder)
+    accelerator.wait_for_everyone()
+    runtime.finish(accelerator)
+
+
+def analyse(
+    run: Run, teacher: FusedTeacher, student: Encoder, splits: Mapping[str, Clips], device: torch.device
+) -> dict:
+    """The content of analysis.json."""
+    seconds, rows = run.recipe.evaluate.forward_seconds, read_json(run.evaluation)["rows"]
+    teacher.to(device)
+    student.to(device)
+    upstreams = dict(zip(teacher.upstreams, teacher.encoders(), strict=True))
+    tasks = [TASKS[name] for name in run.recipe.fit.tasks]
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "training": training(lines),
+        "listening": listening(teacher, saved_heads(run.teacher), tasks, splits["train"], seconds, device),
+        "similarity": similarity(student, upstreams | {"teacher": teacher}, splits["test"], seconds, device),
+        "errors": errors(rows, splits["test"], run.folder / "evaluation"),
+    }
+
+
+def compare_runs(run: Run) -> Path:
+    """`comparison.html` and `comparison.md` of the evaluated runs that the recipe names; call it in one process."""
+    return write_comparison([Path(folder) for folder in run.recipe.report.runs], run.folder)

@@ -97,6 +97,12 @@ class FusedTeacher(Encoder):
         }
 
 
+def saved_heads(folder: Path) -> dict[str, Tensor]:
+    """The weights of the task heads that were fitted with a teacher, as `save` wrote them."""
+    tensors = load_file(folder / WEIGHTS)
+    return {name.removeprefix("heads."): weight for name, weight in tensors.items() if name.startswith("heads.")}
+
+
 class Summary(Encoder):
     """A fused teacher's interface output, standardised, as an encoder of one layer."""
 

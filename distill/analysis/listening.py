@@ -1,0 +1,88 @@
+"""To which upstream and layer a fused teacher listens: what each task loses without it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.data.clips import Clips, pad
+from distill.features import Features
+from distill.fit import Fitting, Labels
+from distill.frames import by_length
+from distill.interface import WeightedSum
+from distill.tasks.task import Task, draw
+from distill.teacher import FusedTeacher
+
+CLIPS = 128  # of the training split: the speaker head knows no others
+
+
+@torch.no_grad()
+def listening(
+    teacher: FusedTeacher,
+    heads: Mapping[str, Tensor],
+    tasks: Sequence[Task],
+    clips: Clips,
+    seconds: float,
+    device: torch.device,
+) -> dict:
+    """Mean loss of each fitted task head, whole and with one upstream, or one layer of it, held at its mean.
+
+    Ablation, and neither gradients nor the interface's weights: hconv has no weight for each layer, a gradient
+    tells of the smallest change alone, and the loss without a layer is a quantity that means the same for every
+    interface. Neighbouring layers that say the same thing can stand in for each other, so a layer may matter
+    less than its upstream's row suggests; the weights of a weighted sum are given beside it.
+    """
+    labels = [Labels.of(task, clips) for task in tasks]
+    fitted = Fitting(teacher.fusion, teacher.interface, [one.task for one in labels])
+    fitted.heads.load_state_dict(dict(heads))
+    fitted.to(device).eval()
+    rows = draw(np.arange(len(clips)), CLIPS)
+    cases = [("", -1), *((name, layer) for name, layers in _depths(teacher).items() for layer in range(-1, layers))]
+    sums = torch.zeros(len(cases), len(labels), dtype=torch.float64)
+    for batch in by_length(clips.samples[rows], seconds):
+        audio_BN, lengths_B = (part.to(device) for part in pad([clips.audio(row) for row in rows[batch]]))
+        stacks = [encoder(audio_BN, lengths_B) for encoder in teacher.encoders()]
+        targets = {one.task.name: [one.targets[row] for row in rows[batch]] for one in labels}
+        for number, (name, layer) in enumerate(cases):
+            sums[number] += fitted(without(teacher, stacks, name, layer), targets, 1.0).double().cpu()
+    losses = (sums / torch.tensor([max(one.count(rows), 1) for one in labels])).T.tolist()
+    found = {one.task.name: _named(cases, values) for one, values in zip(labels, losses, strict=True)}
+    return {"clips": len(rows), "tasks": found, "interface_weights": weights(teacher)}
+
+
+def without(teacher: FusedTeacher, stacks: Sequence[Features], name: str, layer: int) -> list[Features]:
+    """The stacks with one layer of one upstream at its mean, all of its layers for layer -1, none for no name."""
+    changed = []
+    upstreams = zip(teacher.upstreams, teacher.fusion.standardisers(), stacks, strict=True)
+    for upstream, standardise, features in upstreams:
+        if upstream == name:
+            chosen = slice(None) if layer < 0 else slice(layer, layer + 1)
+            hidden_BLTD = features.hidden.clone()
+            hidden_BLTD[:, chosen] = standardise.mean[chosen, None]
+            features = replace(features, hidden=hidden_BLTD)
+        changed.append(features)
+    return changed
+
+
+def weights(teacher: FusedTeacher) -> list[float] | None:
+    """What a weighted sum gives each fused layer; None for another interface."""
+    if not isinstance(teacher.interface, WeightedSum):
+        return None
+    return teacher.interface.scores.softmax(0).tolist()
+
+
+def _depths(teacher: FusedTeacher) -> dict[str, int]:
+    return {name: shape.layers for name, shape in zip(teacher.upstreams, teacher.fusion.shapes, strict=True)}
+
+
+def _named(cases: Sequence[tuple[str, int]], losses: Sequence[float]) -> dict:
+    """Losses by upstream: `all` of its layers at their mean, and each of `layers`."""
+    upstreams: dict[str, dict] = {}
+    for (name, layer), loss in list(zip(cases, losses, strict=True))[1:]:
+        if layer < 0:
+            upstreams[name] = {"all": loss, "layers": []}
+        else:
+            upstreams[name]["layers"].append(loss)
+    return {"loss": losses[0], "without": upstreams}
