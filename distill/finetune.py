@@ -50,7 +50,8 @@ class Downstream(nn.Module):
     def __init__(self, stock: PreTrainedModel, *, normalize: bool):
         super().__init__()
         self.stock = stock
-        self.encoder = Waveform(stock.base_model, normalize=normalize)
+        heard: Any = stock.base_model  # a StockModel
+        self.encoder = Waveform(heard, normalize=normalize)
         self.say = HEADS[type(stock)]
 
     def forward(self, audio_BN: Tensor, lengths_B: Tensor) -> tuple[Tensor | Voices, Tensor]:
@@ -107,7 +108,7 @@ HEADS = {
 
 def start(student: Waveform, task: Task, seed: int) -> Downstream:
     """The student's weights under a random stock head for a prepared task; the front end is frozen."""
-    stock_class = STOCK[task.name][student.model.config.model_type]
+    stock_class: Any = STOCK[task.name][student.model.config.model_type]  # pyright knows no heads of these classes
     config = deepcopy(student.model.config)
     config.update(settings(task, student.width))
     with torch.random.fork_rng(devices=[]):

@@ -43,9 +43,18 @@ class Run:
     def evaluation(self) -> Path:
         return self.folder / "evaluation.json"
 
+    @property
+    def onnx(self) -> Path:
+        return self.folder / "onnx"
+
+    @property
+    def finetuned(self) -> Path:
+        return self.folder / "finetuned"
+
     def finished(self, stage: str) -> bool:
-        """Whether what the stage makes is there."""
-        return {"fit": self.teacher, "distill": self.student, "evaluate": self.evaluation}[stage].exists()
+        """Whether what the stage makes is there; what was published is asked of the Hub every time."""
+        made = {"fit": self.teacher, "distill": self.student, "evaluate": self.evaluation}
+        return stage in made and made[stage].exists()
 
     def demand(self, *stages: str) -> None:
         """RecipeError that says how to get what is missing."""
