@@ -5,7 +5,7 @@ accelerate launch distill.py recipe=wavlm+whisper
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,21 +16,28 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from distill import planning, runtime, stages
+from distill.data.clips import Clips
 from distill.data.corpora import load_splits
 from distill.evaluation import table
 from distill.features import Encoder, parameters
-from distill.files import read_json
+from distill.files import read_json, write_json
+from distill.finetune import STOCK
 from distill.frozen import Frozen
 from distill.loading import cost, load, text, usage
 from distill.logmel import LogMel
+from distill.publish import demand_login, listing, upload
 from distill.recipe import Recipe, RecipeError
 from distill.run import Run, open_run
 from distill.teacher import FusedTeacher
 from distill.waveform import Waveform
 from students import make_student, start
-from students.card import card
+from students.card import Facts, facts_of, student_card
+from students.deployment import FILES, OnnxEncoder, export_onnx
+from students.downstream import save_downstream
 from students.export import export, open_student
+from students.hub import hub_folders, measured
 from teachers import FAMILIES, build_teacher
+from teachers.licences import licence, strictest
 from teachers.rehearsal import listener
 
 MACHINE = Path(__file__).with_name("accelerate_config.yaml")
@@ -39,41 +46,105 @@ MACHINE = Path(__file__).with_name("accelerate_config.yaml")
 def run(recipe: Recipe) -> None:
     """All stages that the recipe names and that are not finished yet."""
     accelerator = runtime.start(MACHINE)
-    say = accelerator.print
     with accelerator.main_process_first():
         place = open_run(recipe)
-        say(f"{recipe.recipe} at scale {recipe.scale} on {runtime.describe(accelerator)}; in {place.folder}")
+        accelerator.print(
+            f"{recipe.recipe} at scale {recipe.scale} on {runtime.describe(accelerator)}; in {place.folder}"
+        )
         waiting = [stage for stage in recipe.stages if not place.finished(stage)]
-        compared = bool(recipe.report.runs) and "report" in waiting
-        if compared:
-            waiting.remove("report")
+        if recipe.report.runs:  # a comparison of other runs, which needs nothing of this one
+            waiting = [stage for stage in waiting if stage != "report"]
         splits = load_splits(recipe.data.corpus, recipe.data.embedded) if waiting else {}
     runtime.finish(accelerator)
     if waiting:
-        train = splits["train"]
-        say(f"to do: {', '.join(waiting)}; {train.seconds() / 3600:.2f} h of training audio in {len(train)} clips")
-        say(f"all stages take about: {cost(recipe, FAMILIES) or 'not measured so; the bars below show the time left'}")
-        teacher = build_teacher(recipe.teacher, recipe.seed)
-        if "fit" in waiting:
-            stages.fit_teacher(place, teacher, train, MACHINE)
-        place.demand("fit")
-        teacher.load(place.teacher)
-        if "distill" in waiting:
-            stages.distill_student(place, teacher, new_student(recipe, teacher), train, MACHINE, exporter(recipe))
-        if "evaluate" in waiting:
-            place.demand("distill")
-            stages.evaluate(place, rows(place, teacher), splits, MACHINE)
-        if "report" in waiting:
-            place.demand("evaluate")
-            stages.report(place, teacher, open_student(place.student), splits, MACHINE)
-    if "evaluate" in recipe.stages:
+        work(place, waiting, splits, accelerator.print)
+    tell(place, accelerator.print)
+
+
+def work(place: Run, waiting: list[str], splits: dict[str, Clips], say: Callable[[str], None]) -> None:
+    """The stages that wait, in their order."""
+    recipe, train = place.recipe, splits["train"]
+    say(f"to do: {', '.join(waiting)}; {train.seconds() / 3600:.2f} h of training audio in {len(train)} clips")
+    say(f"all stages take about: {cost(recipe, FAMILIES) or 'not measured so; the bars below show the time left'}")
+    teacher = build_teacher(recipe.teacher, recipe.seed)
+    if "fit" in waiting:
+        stages.fit_teacher(place, teacher, train, MACHINE)
+    place.demand("fit")
+    teacher.load(place.teacher)
+    if "distill" in waiting:
+        student = new_student(recipe, teacher)
+        stages.distill_student(place, teacher, student, train, MACHINE, exporter(recipe, train))
+    if "evaluate" in waiting:
+        place.demand("distill")
+        stages.evaluate(place, rows(place, teacher), splits, MACHINE)
+    if "report" in waiting:
+        place.demand("evaluate")
+        stages.report(place, teacher, open_student(place.student), splits, MACHINE)
+    if "publish" in waiting:
+        place.demand("distill", "evaluate")
+        publish(place, teacher, splits, say)
+
+
+def tell(place: Run, say: Callable[[str], None]) -> None:
+    """What there is to see now."""
+    if "evaluate" in place.recipe.stages:
         say(table(read_json(place.evaluation)))
-    if compared and accelerator.is_main_process:
-        say(f"comparison: {stages.compare_runs(place)}")
-    elif "report" in recipe.stages:
+    if place.recipe.report.runs and "report" in place.recipe.stages:
+        alone(lambda: say(f"comparison: {stages.compare_runs(place)}"))
+    elif "report" in place.recipe.stages:
         say(f"report: {place.report}")
     if place.finished("distill"):
         say(f'student: AutoModel.from_pretrained("{place.student}")')
+
+
+def publish(place: Run, teacher: FusedTeacher, splits: Mapping[str, Clips], say: Callable[[str], None]) -> None:
+    """The student in ONNX, its fine-tuned models, their scores; then folders with cards, then the Hub."""
+    student, settings = open_student(place.student), place.recipe.publish
+    alone(lambda: prepare(place))
+    if settings.onnx and not FILES.keys() <= read_json(place.evaluation)["rows"].keys():
+        stages.evaluate(place, rows(place, teacher), splits, MACHINE)
+    finetuned = {}
+    for task in place.recipe.finetune.tasks:
+        if student.model.config.model_type in STOCK[task]:
+            finetuned[task] = stages.finetune_student(place, student, task, splits, MACHINE, save_downstream)
+        else:
+            say(f"finetune {task}: transformers has no stock model of this student for it; left out")
+    alone(lambda: send(place, facts(student, place.recipe, splits["train"]), finetuned, say))
+
+
+def prepare(place: Run) -> None:
+    """What fails early, before work is done that cannot be published; and the ONNX files."""
+    settings = place.recipe.publish
+    if not settings.dry_run:
+        demand_login()
+    if settings.onnx and not place.onnx.exists():
+        export_onnx(place.student, place.onnx)
+
+
+def send(place: Run, facts: Facts, finetuned: Mapping[str, dict], say: Callable[[str], None]) -> None:
+    """Complete evaluation.json, write `hub/`, and send it where this is no dry run."""
+    settings = place.recipe.publish
+    write_json(place.evaluation, measured(place, finetuned))
+    folders = hub_folders(place, facts, list(finetuned))
+    if settings.dry_run:
+        say(f"dry run, nothing is sent:\n{listing(folders)}")
+    else:
+        upload(folders, settings, say)
+
+
+def alone(work: Callable[[], None]) -> None:
+    """The first process works, the others wait."""
+    accelerator = runtime.start(MACHINE)
+    with accelerator.main_process_first():
+        if accelerator.is_main_process:
+            work()
+    runtime.finish(accelerator)
+
+
+def facts(student: Waveform, recipe: Recipe, train: Clips) -> Facts:
+    """What a card says of a student besides its scores."""
+    licences = {family: licence(name) for family, name in recipe.teacher.checkpoints.items()}
+    return facts_of(student, recipe, sorted(set(train.column("language"))), licences, strictest(licences.values()))
 
 
 def new_student(recipe: Recipe, teacher: FusedTeacher) -> Waveform:
@@ -83,14 +154,14 @@ def new_student(recipe: Recipe, teacher: FusedTeacher) -> Waveform:
     return student
 
 
-def exporter(recipe: Recipe) -> stages.Export:
+def exporter(recipe: Recipe, train: Clips) -> stages.Export:
     """How a student becomes a folder with a card."""
 
-    def publish(student: Encoder, heads: Mapping[str, Tensor], folder: Path) -> None:
+    def write(student: Encoder, heads: Mapping[str, Tensor], folder: Path) -> None:
         assert isinstance(student, Waveform)  # `new_student` makes no other
-        export(student, heads, folder, card(student, recipe))
+        export(student, heads, folder, student_card(facts(student, recipe, train), str(folder)))
 
-    return publish
+    return write
 
 
 def rows(place: Run, teacher: FusedTeacher) -> dict[str, Encoder]:
@@ -99,7 +170,9 @@ def rows(place: Run, teacher: FusedTeacher) -> dict[str, Encoder]:
     upstreams = dict(zip(recipe.teacher.upstreams, teacher.encoders(), strict=True))
     ours = {"student": open_student(place.student), "untrained": make_student(recipe.student, recipe.seed)}
     baselines = {"log-mel": LogMel()}
-    compared = baselines | upstreams | {"teacher": teacher} | ours
+    files = FILES if place.onnx.exists() else {}
+    deployed = {name: OnnxEncoder(place.onnx / file, ours["student"]) for name, file in files.items()}
+    compared = baselines | upstreams | {"teacher": teacher} | ours | deployed
     others = {Path(folder).name: open_student(Path(folder) / "student") for folder in recipe.evaluate.students}
     if both := compared.keys() & others.keys():
         raise RecipeError(f"evaluate.students: {', '.join(both)} is the name of another row; rename the folder")

@@ -18,6 +18,7 @@ LABELS = frozenset({"recipe", "scale", "name", "runs", "stages"})
 RHYTHM = frozenset({"fit.save_every", "fit.log_every", "distill.save_every", "distill.log_every"})
 ROWS = frozenset({"evaluate.students", "report.runs"})  # what is shown beside this run
 HARMLESS = LABELS | RHYTHM | ROWS | {"distill.cache"}  # a difference in these keys changes no result
+AFTERWARDS = ("publish.", "finetune.")  # sections of what is made from a finished run; each result keeps its settings
 
 
 def load(argv: Sequence[str], families: Collection[str], folder: Path = RECIPES) -> Recipe:
@@ -65,7 +66,8 @@ def changed(old: Recipe, new: Recipe) -> list[str]:
     """The dotted keys in which two recipes differ, but for those that change no result."""
     before, after = flat(asdict(old)), flat(asdict(new))
     keys = sorted(before.keys() | after.keys())
-    return [key for key in keys if key not in HARMLESS and before.get(key) != after.get(key)]
+    weighty = [key for key in keys if key not in HARMLESS and not key.startswith(AFTERWARDS)]
+    return [key for key in weighty if before.get(key) != after.get(key)]
 
 
 def usage(families: Collection[str], folder: Path = RECIPES) -> str:

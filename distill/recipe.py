@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,7 +17,8 @@ from distill.packing import PRECISIONS
 from distill.targets import TARGETS
 from distill.tasks import TASKS
 
-STAGES = ("fit", "distill", "evaluate", "report")
+STAGES = ("fit", "distill", "evaluate", "report", "publish")
+USUAL = STAGES[:-1]  # what goes out of the house is asked for
 CORPORA = ("embedded",)
 
 
@@ -24,9 +26,11 @@ class RecipeError(ValueError):
     """What a user can get wrong in a recipe, in a few lines."""
 
 
-def within(default: Any, least=-math.inf, above=-math.inf, below=math.inf, menu: Collection[str] = ()) -> Any:
+def within(
+    default: Any, least=-math.inf, above=-math.inf, below=math.inf, menu: Collection[str] = (), empty: bool = False
+) -> Any:
     """A field, a list for a tuple, whose every value lies in these bounds or on this menu."""
-    limits = {"least": least, "above": above, "below": below, "menu": menu, "empty": default == ()}
+    limits = {"least": least, "above": above, "below": below, "menu": menu, "empty": empty or default == ()}
     if isinstance(default, tuple):
         return field(default_factory=lambda: list(default), metadata=limits)
     return field(default=default, metadata=limits)
@@ -139,13 +143,44 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Finetune:
+    """The ready-made models that are published beside the student, each the student with a stock head."""
+
+    tasks: list[str] = within(("asr", "sv", "er"), menu=TASKS, empty=True)
+    steps: int = within(1000, least=1)  # optimizer steps of each task
+    batch_seconds: float = within(120.0, above=0)  # audio per optimizer step, over all processes and passes
+    forward_seconds: float = within(120.0, above=0)  # most audio in one pass of one process
+    learning_rate: float = within(1e-3, above=0)  # the highest
+    warmup: float = within(0.1, least=0, below=1)  # share of the steps
+    weight_decay: float = within(0.01, least=0)
+    clip: float = within(1.0, least=0)  # largest norm of the gradient; 0: none
+    save_every: int = within(200, least=1)  # optimizer steps
+    log_every: int = within(50, least=1)  # optimizer steps
+
+    def __post_init__(self):
+        check("finetune.", self)
+
+
+@dataclass(frozen=True)
+class Publish:
+    repo: str = ""  # <user>/<name> on the Hub; the fine-tuned models go to <user>/<name>-<task>
+    private: bool = False
+    dry_run: bool = False  # write the folders and list them, send nothing
+    onnx: bool = True  # export the student to ONNX too, in float32 and int8
+
+    def __post_init__(self):
+        if self.repo and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo):
+            raise RecipeError(f"publish.repo={self.repo} must be <user or organisation>/<name>")
+
+
+@dataclass(frozen=True)
 class Recipe:
     recipe: str  # its name, or that of its file
     scale: str = "mini"
     name: str = ""  # of the run's folder; empty: <recipe>-<scale>
     runs: str = "runs"  # the folder of the run folders
     seed: int = within(0, least=0)
-    stages: list[str] = within(STAGES, menu=STAGES)
+    stages: list[str] = within(USUAL, menu=STAGES)
     data: Data = field(default_factory=Data)
     teacher: Teacher = field(default_factory=Teacher)
     student: Student = field(default_factory=Student)
@@ -153,9 +188,13 @@ class Recipe:
     distill: Distill = field(default_factory=Distill)
     evaluate: Evaluate = field(default_factory=Evaluate)
     report: Report = field(default_factory=Report)
+    finetune: Finetune = field(default_factory=Finetune)
+    publish: Publish = field(default_factory=Publish)
 
     def __post_init__(self):
         check("", self)
+        if "publish" in self.stages and not (self.publish.repo or self.publish.dry_run):
+            raise RecipeError("say where to publish: publish.repo=<user>/<name>; or publish.dry_run=true to look first")
         if Path(self.name).name != self.name or self.name == "..":
             raise RecipeError(f"name={self.name} must be the name of one folder; where it lies is runs=<folder>")
         if self.distill.layers > self.student.layers:

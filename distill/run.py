@@ -52,16 +52,28 @@ class Run:
         return self.folder / "report.html"
 
     def finished(self, stage: str) -> bool:
-        """Whether what the stage makes is there: every row that is asked for, and a report of them."""
+        """Whether what the stage makes is there: every row that is asked for, and a report of them.
+
+        What was published is asked of the Hub every time.
+        """
         if stage == "evaluate":
             return self.evaluation.exists() and self.asked() <= read_json(self.evaluation)["rows"].keys()
         if stage == "report":
             return not self.recipe.report.runs and newer(self.report, self.evaluation)
-        return {"fit": self.teacher, "distill": self.student}[stage].exists()
+        made = {"fit": self.teacher, "distill": self.student}
+        return stage in made and made[stage].exists()
 
     def asked(self) -> set[str]:
         """The rows of other runs' students, named as their folders are."""
         return {Path(folder).name for folder in self.recipe.evaluate.students}
+
+    @property
+    def onnx(self) -> Path:
+        return self.folder / "onnx"
+
+    @property
+    def finetuned(self) -> Path:
+        return self.folder / "finetuned"
 
     def demand(self, *stages: str) -> None:
         """RecipeError that says how to get what is missing."""

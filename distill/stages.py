@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,19 +17,23 @@ from distill.checkpoint import Checkpoints
 from distill.data.batches import accumulation
 from distill.data.clips import Clips
 from distill.evaluation import evaluate_rows
-from distill.features import Encoder
+from distill.features import Encoder, parameters
 from distill.files import read_json, write_json
+from distill.finetune import Downstream, finetune, score
 from distill.loop import Plan
-from distill.recipe import Distill, Fit
+from distill.recipe import Distill, Finetune, Fit
 from distill.report import write_comparison, write_report
 from distill.run import Run, newer
-from distill.tasks import TASKS
+from distill.tasks import TASKS, Task
+from distill.tasks.task import draw
 from distill.teacher import FusedTeacher, Summary, saved_heads
+from distill.waveform import Waveform
 
 Export = Callable[[Encoder, Mapping[str, torch.Tensor], Path], None]  # student, heads, folder
+Save = Callable[[Downstream, Task, Path], None]  # fine-tuned model, its task, folder
 
 
-def plan(run: Run, stage: str, settings: Fit | Distill, passes: int) -> Plan:
+def plan(run: Run, stage: str, settings: Fit | Distill | Finetune, passes: int) -> Plan:
     """How long and how fast a training stage goes."""
     return Plan(
         stage=stage,
@@ -133,3 +139,43 @@ def analyse(
 def compare_runs(run: Run) -> Path:
     """`comparison.html` and `comparison.md` of the evaluated runs that the recipe names; call it in one process."""
     return write_comparison([Path(folder) for folder in run.recipe.report.runs], run.folder)
+
+
+def finetune_student(
+    run: Run, student: Waveform, name: str, splits: Mapping[str, Clips], machine: Path, save: Save
+) -> dict[str, Any]:
+    """Fine-tune the student for one task, saved to `finetuned/<task>/`; what it scores on the test split."""
+    settings, stage, scores = run.recipe.finetune, f"finetune-{name}", run.finetuned / f"{name}.json"
+    kept = {key: value for key, value in asdict(settings).items() if key not in ("tasks", "save_every", "log_every")}
+    if scores.exists() and (stored := read_json(scores))["settings"] == kept:
+        return stored["result"]
+    passes = accumulation(settings.batch_seconds, settings.forward_seconds, runtime.processes())
+    accelerator = runtime.start(machine, accumulation=passes, clip=settings.clip, logs=run.folder / "tensorboard")
+    accelerator.init_trackers(stage)
+    goes = plan(run, stage, settings, passes)
+    downstream, task = finetune(
+        accelerator, student, TASKS[name], splits["train"], settings.weight_decay, goes, run.folder
+    )
+    if accelerator.is_main_process:
+        clips = splits["test"].select(draw(task.select(splits["test"]), run.recipe.evaluate.score_clips))
+        found = score(downstream, task, clips, settings.forward_seconds, accelerator.device)
+        run.finetuned.mkdir(exist_ok=True)
+        save(downstream.cpu(), task, run.finetuned / name)
+        write_json(scores, {"settings": kept, "result": described(downstream, task, found, len(clips))})
+        Checkpoints(run.folder / "checkpoints" / stage).remove()
+    accelerator.wait_for_everyone()
+    runtime.finish(accelerator)
+    return read_json(scores)["result"]
+
+
+def described(downstream: Downstream, task: Task, scores: dict[str, float], clips: int) -> dict[str, Any]:
+    """A fine-tuned model as `evaluation.json` tells of it."""
+    return {
+        "model": type(downstream.stock).__name__,
+        "parameters": parameters(downstream.stock),
+        "metric": task.metric,
+        "lower_is_better": task.lower_is_better,
+        "value": scores[task.metric],
+        "clips": clips,
+        "labels": list(task.vocabulary) if task.name in ("er", "lid") else [],
+    } | {key: value for key, value in scores.items() if key != task.metric}

@@ -1,40 +1,184 @@
-"""The model card of a student: what it is, how to use it, whose layers it learned."""
+"""Model cards: what a checkpoint is, how to use it, what was measured, whose layers it learned under which licence."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from distill.features import parameters
 from distill.recipe import Recipe
 from distill.waveform import Waveform
 
-CARD = """---
-library_name: transformers
-tags: [speech, feature-extraction, distillation, fusedistill]
----
-# {name}
+CARDS = Path(__file__).parent / "cards"
+PIPELINES = {
+    "asr": "automatic-speech-recognition",
+    "sv": "audio-classification",  # the nearest that the Hub has
+    "er": "audio-classification",
+    "lid": "audio-classification",
+}
+TITLES = {"asr": "speech recognition", "sv": "speaker verification", "er": "speaking style", "lid": "spoken language"}
+PIPELINE = """from transformers import pipeline
 
-A speech encoder of {millions:.2f} M parameters that learned the fused layers of {upstreams}, layer by layer,
-with FuseDistill. {architecture}, {layers} transformer layers of {width} features, {rate:g} frames per second.
+print(pipeline("{pipeline}", model="{repo}")("speech.wav"))"""
+XVECTOR = """from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
-```python
-from transformers import AutoFeatureExtractor, AutoModel
+name = "{repo}"
+extractor, model = AutoFeatureExtractor.from_pretrained(name), AutoModelForAudioXVector.from_pretrained(name)
+voice = model(**extractor(audio, sampling_rate=16000, return_tensors="pt")).embeddings  # compare by their cosine"""
+HUB_DATASETS = {"librispeech": "openslr/librispeech_asr"}  # corpus -> its name on the Hub, where it has one
+CORPORA = {"embedded": "FuseDistill's embedded corpus (speech made by espeak-ng)"}
+WARNINGS = {  # licence -> what the card says of it where it is the strictest
+    "unknown": "The licence of one of them is unknown here: find it out before you use or pass on this model.",
+    "cc-by-nc-4.0": "CC BY-NC 4.0 is the strictest of them: no commercial use; name its authors.",
+    "cc-by-nc-sa-4.0": "CC BY-NC-SA 4.0 is the strictest of them: no commercial use; pass on under the same licence.",
+    "cc-by-sa-3.0": "CC BY-SA 3.0 is the strictest of them: name its authors; pass on under the same licence.",
+}
 
-extractor, model = AutoFeatureExtractor.from_pretrained(folder), AutoModel.from_pretrained(folder)
-layers = model(**extractor(audio, sampling_rate=16000, return_tensors="pt"), output_hidden_states=True).hidden_states
-```
 
-Audio: mono, 16 kHz. Teachers: {checkpoints}. Their licences apply to what was learned from them.
-The heads that mapped its layers to the teacher's are in `heads.safetensors`; nothing needs them to use the model.
-"""
+@dataclass(frozen=True)
+class Facts:
+    """What a card says besides what was measured."""
+
+    recipe: Recipe
+    architecture: str  # the student's class in transformers
+    parameters: int
+    layers: int  # transformer layers
+    width: int
+    rate: float  # frames per second
+    group_norm: bool  # in the front end: padding matters to plain transformers
+    languages: Sequence[str]  # of the training clips, ISO codes
+    licences: Mapping[str, str]  # family of an upstream -> the licence of its checkpoint
+    licence: str  # the strictest of them
 
 
-def card(student: Waveform, recipe: Recipe) -> str:
-    """The text of `README.md`."""
-    checkpoints = ", ".join(f"{family} ({name})" for family, name in recipe.teacher.checkpoints.items())
-    return CARD.format(
-        name=recipe.name,
-        millions=parameters(student) / 1e6,
-        upstreams=" and ".join(recipe.teacher.upstreams),
+def facts_of(
+    student: Waveform, recipe: Recipe, languages: Sequence[str], licences: Mapping[str, str], licence: str
+) -> Facts:
+    return Facts(
+        recipe=recipe,
         architecture=type(student.model).__name__,
+        parameters=parameters(student),
         layers=student.layers - 1,
         width=student.width,
         rate=student.grid.rate,
-        checkpoints=checkpoints,
+        group_norm=student.model.config.feat_extract_norm == "group",
+        languages=languages,
+        licences=licences,
+        licence=licence,
     )
+
+
+def student_card(
+    facts: Facts, repo: str, result: Mapping[str, Any] | None = None, finetuned: Mapping[str, str] | None = None
+) -> str:
+    """`README.md` of the student. repo: where it will lie; result: evaluation.json; finetuned: task -> repository."""
+    rows = result["rows"] if result else {}
+    cells = rows["student"]["tasks"] if rows else {}
+    results = [outcome(facts, f"{TITLES[task]}, probe on the frozen encoder", task, cells[task]) for task in cells]
+    words = {
+        "repo": repo,
+        "facts": facts,
+        "millions": f"{facts.parameters / 1e6:.2f}",
+        "finetuned": [{"title": TITLES[task], "use": use(task, name)} for task, name in (finetuned or {}).items()],
+        "onnx": "onnx" in rows,
+        "rows": table(rows) if rows else "",
+    }
+    return render("student.md", metadata(facts, repo, "feature-extraction", base_models(facts), results), facts, words)
+
+
+def finetuned_card(facts: Facts, repo: str, result: Mapping[str, Any], task: str, student: str) -> str:
+    """`README.md` of a fine-tuned model. repo: its repository; student: the encoder's; result: evaluation.json."""
+    cell = result["finetuned"][task]
+    words = {
+        "student": student,
+        "cell": cell,
+        "millions": f"{cell['parameters'] / 1e6:.2f}",
+        "title": TITLES[task],
+        "code": (XVECTOR if task == "sv" else PIPELINE).format(repo=repo, pipeline=PIPELINES[task]),
+    }
+    data = metadata(facts, repo, PIPELINES[task], [student], [outcome(facts, TITLES[task], task, cell)])
+    return render("finetuned.md", data, facts, words)
+
+
+def render(template: str, data: ModelCardData, facts: Facts, words: Mapping[str, Any]) -> str:
+    """A card of `cards/`: its metadata, what all cards say, and `words`."""
+    chosen = facts.recipe.teacher.checkpoints
+    shared = {
+        "name": data.model_name,
+        "corpus": CORPORA.get(facts.recipe.data.corpus, facts.recipe.data.corpus),
+        "upstreams": [{"family": name, "checkpoint": chosen[name], "licence": facts.licences[name]} for name in chosen],
+        "warning": WARNINGS.get(facts.licence, f"The strictest of them is {facts.licence}."),
+    }
+    return f"{ModelCard.from_template(data, template_path=str(CARDS / template), **(shared | dict(words)))}\n"
+
+
+def metadata(
+    facts: Facts, repo: str, pipeline: str, base_models: Sequence[str], results: Sequence[EvalResult]
+) -> ModelCardData:
+    """The head of a card as the Hub reads it; `model-index` is what was measured and nothing else."""
+    known = facts.licence != "unknown"
+    dataset = HUB_DATASETS.get(facts.recipe.data.corpus)
+    return ModelCardData(
+        model_name=repo.rpartition("/")[2],
+        library_name="transformers",
+        pipeline_tag=pipeline,
+        license=facts.licence if known else "other",
+        license_name=None if known else "unknown",
+        language=list(facts.languages) or None,
+        datasets=[dataset] if dataset else None,
+        base_model=list(base_models) or None,
+        # the Hub knows adapter, finetune, merge and quantized: of these a distilled student is a finetune
+        base_model_relation="finetune" if base_models else None,
+        tags=["speech", "distillation", "fusedistill", *facts.recipe.teacher.upstreams],
+        metrics=sorted({result.metric_type for result in results}) or None,
+        eval_results=list(results) or None,
+    )
+
+
+def base_models(facts: Facts) -> list[str]:
+    """Those upstreams that have a name on the Hub; a folder has none."""
+    return [name for name in facts.recipe.teacher.checkpoints.values() if name.count("/") == 1 and not is_folder(name)]
+
+
+def is_folder(name: str) -> bool:
+    return Path(name).is_dir() or name.startswith((".", "~", "/"))
+
+
+def outcome(facts: Facts, title: str, task: str, cell: Mapping[str, Any]) -> EvalResult:
+    """One measured score as the Hub lists it."""
+    corpus = facts.recipe.data.corpus
+    return EvalResult(
+        task_type=PIPELINES[task],
+        task_name=title,
+        dataset_type=HUB_DATASETS.get(corpus, corpus),
+        dataset_name=CORPORA.get(corpus, corpus),
+        dataset_config=task,  # or the Hub would take tasks of one type for one
+        dataset_split="test",
+        metric_type=cell["metric"],
+        metric_name=f"{cell['metric'].upper()}, percent",
+        metric_value=round(cell["value"], 2),
+    )
+
+
+def use(task: str, repo: str) -> str:
+    """A fine-tuned model in one line."""
+    if task == "sv":
+        return f'`AutoModelForAudioXVector.from_pretrained("{repo}")`'
+    return f'`pipeline("{PIPELINES[task]}", model="{repo}")`'
+
+
+def table(rows: Mapping[str, Any]) -> str:
+    """The rows of evaluation.json in Markdown."""
+    cells = rows["student"]["tasks"]
+    heads = [
+        f"{task.upper()} {cell['metric']} {'-' if cell['lower_is_better'] else '+'}" for task, cell in cells.items()
+    ]
+    lines = [["row", *heads, "retention", "parameters", "RTF"], ["---"] * (len(heads) + 4)]
+    for name, row in rows.items():
+        kept = (row.get("retention") or {}).get("mean")
+        scores = [f"{row['tasks'][task]['value']:.1f}" for task in cells]
+        share = "" if kept is None else f"{kept:.2f}"
+        lines.append([name, *scores, share, f"{row['parameters'] / 1e6:.2f} M", f"{row['real_time_factor']:.4f}"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

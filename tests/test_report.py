@@ -70,7 +70,9 @@ def analysis() -> dict:
     rng = np.random.default_rng(1)
     layers = {name: rng.random((3, 5)).tolist() for name in ("wavlm", "teacher")}
     without = {name: {"all": 2.5, "layers": [1.0, 1.25]} for name in ("wavlm", "whisper")}
-    curves = {name: rng.random(20).tolist() for name in ("loss", "explained_variance_1", "explained_variance_interface")}
+    curves = {
+        name: rng.random(20).tolist() for name in ("loss", "explained_variance_1", "explained_variance_interface")
+    }
     errors = {
         "length": {name: {"clips": 7, "rows": dict.fromkeys(ROWS, 40.0)} for name in ("up to 1 s", "above 1 s")},
         "speaker": {"anna": {"clips": 3, "rows": {"student": 12.0}}, "bert": {"clips": 4, "rows": {"teacher": 7.0}}},
@@ -178,7 +180,11 @@ def facts_of(run: Path) -> dict:
 def markdown_tables(text: str) -> list[list[list[str]]]:
     blocks = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     return [
-        [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in block.splitlines() if "---" not in line]
+        [
+            [cell.strip() for cell in line.strip().strip("|").split("|")]
+            for line in block.splitlines()
+            if "---" not in line
+        ]
         for block in blocks
     ]
 

@@ -1,0 +1,116 @@
+"""To the Hub: folders become repositories, by its own client; what can go wrong there is said in a few lines."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+from distill.recipe import Publish
+
+MARK = "recipe.yaml"  # every repository of ours holds it
+EMPTY = {".gitattributes"}  # what the Hub puts into a new repository
+
+
+class PublishError(ValueError):
+    """The Hub would not have it, or cannot be reached."""
+
+
+def listing(folders: Mapping[str, Path]) -> str:
+    """What would be sent: every repository with its files and their sizes."""
+    lines = []
+    for repo, folder in folders.items():
+        sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in contents(folder)}
+        lines.append(f"{repo}: {len(sizes)} files, {sum(sizes.values()) / 1e6:.2f} MB in {folder}")
+        lines += [f"  {name:<32}{size:>12,} bytes" for name, size in sizes.items()]
+    return "\n".join(lines)
+
+
+def contents(folder: Path) -> list[Path]:
+    """The files of a folder, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def demand_login() -> None:
+    """PublishError unless the Hub answers and knows who asks; to be called before hours of work."""
+    with explained("the account"):
+        if get_token() is None:
+            raise LocalTokenNotFoundError
+        HfApi().whoami()
+
+
+def upload(folders: Mapping[str, Path], settings: Publish, say: Callable[[str], None]) -> None:
+    """Send every folder to its repository, in one commit each; the token is the one `hf auth login` keeps, or HF_TOKEN.
+
+    What the Hub has already is not sent again, so that a second call goes on after an interrupted one. The folders
+    are only read. Raises PublishError.
+    """
+    for repo, folder in folders.items():
+        with explained(repo):
+            reserve(repo, private=settings.private)
+            HfApi().upload_folder(repo_id=repo, folder_path=folder, commit_message="Publish with FuseDistill")
+        say(f"published: {constants.ENDPOINT}/{repo}")
+
+
+def reserve(repo: str, *, private: bool) -> None:
+    """Create the repository, or find it made by us; PublishError where it holds something else or is too open."""
+    api = HfApi()
+    api.create_repo(repo, private=private or None, exist_ok=True)  # None: as the owner has it by default
+    there = api.model_info(repo)
+    files = {file.rfilename for file in there.siblings or []} - EMPTY
+    if files and MARK not in files:
+        raise PublishError(
+            f"{repo} is taken: it holds {len(files)} files and no {MARK}, so it was not published by this command\n"
+            "choose another name: publish.repo=<user>/<name>"
+        )
+    if private and not there.private:
+        raise PublishError(
+            f"{repo} is public already and publish.private=true cannot hide it\n"
+            "make it private in its settings on the Hub, or choose another name"
+        )
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Whatever the client raises, as a PublishError without the token."""
+    try:
+        yield
+    except PublishError:
+        raise
+    except Exception as error:  # its HTTP library, and so its exceptions, depend on the version of the client
+        secret = get_token()
+        said = explain(what, error)
+        raise PublishError(said.replace(secret, "<token>") if secret else said) from error
+
+
+def explain(what: str, error: Exception) -> str:
+    """What happened, and what to do instead."""
+    chain = list(causes(error))
+    if any(isinstance(one, LocalTokenNotFoundError) for one in chain):
+        return "the Hub needs to know you, and there is no token: run `hf auth login`, or set HF_TOKEN"
+    if any(isinstance(one, OfflineModeIsEnabled) for one in chain):
+        return "HF_HUB_OFFLINE=1 forbids to reach the Hub; unset it, or look first: publish.dry_run=true"
+    answers = [one.response.status_code for one in chain if isinstance(one, HfHubHTTPError)]
+    reason = f"{type(chain[-1]).__name__}: {str(chain[-1]).strip().partition(chr(10))[0]}"
+    if 401 in answers:
+        return "the Hub does not know this token (401): run `hf auth login` again, or set another HF_TOKEN"
+    if refused := {403, 404, 409}.intersection(answers):
+        return (
+            f"this token may not write to {what} ({refused.pop()}): someone else's name, or a token that only reads\n"
+            "choose publish.repo=<your name>/<name>, or make a token that writes: https://hf.co/settings/tokens"
+        )
+    if any(400 <= answer < 500 for answer in answers):
+        return f"the Hub refused {what}: {reason}\nnothing was changed on this machine"
+    return (
+        f"sending {what} to {constants.ENDPOINT} broke off: {reason}\n"
+        "nothing was changed on this machine; the same command goes on, and what has arrived is not sent again"
+    )
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it came from, and so on."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__

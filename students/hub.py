@@ -1,0 +1,60 @@
+"""The folders of a run as its repositories on the Hub will hold them, each with its card."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from distill.files import read_json, write_text
+from distill.run import Run
+from students.card import Facts, finetuned_card, student_card
+from students.deployment import FILES
+
+STUDENT = "student"  # the repository of the bare name; a fine-tuned one is called after its task
+BESIDE = ("recipe.yaml", "environment.json", "evaluation.json")  # in every repository
+
+
+def measured(run: Run, finetuned: Mapping[str, Any]) -> dict[str, Any]:
+    """What evaluation.json says, with the scores of fine-tuned models, and the sizes and costs of the ONNX files."""
+    result = read_json(run.evaluation)
+    rows = result["rows"]
+    files = {"student": run.student / "model.safetensors"} | {name: run.onnx / file for name, file in FILES.items()}
+    for name in rows.keys() & files.keys():
+        rows[name] |= {"bytes": files[name].stat().st_size, "macs": rows["student"]["macs"]}  # one graph, one count
+    return result | {"finetuned": dict(finetuned)}
+
+
+def hub_folders(run: Run, facts: Facts, finetuned: Sequence[str]) -> dict[str, Path]:
+    """Write `hub/` anew, all or nothing; repository -> its folder. finetuned: tasks that have a model."""
+    place = run.folder / "hub"
+    partial = place.with_name(".hub.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        repos = fill_all(run, partial, facts, finetuned)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(place, ignore_errors=True)
+    partial.rename(place)
+    return {repo: place / name for repo, name in repos.items()}
+
+
+def fill_all(run: Run, place: Path, facts: Facts, finetuned: Sequence[str]) -> dict[str, str]:
+    """A folder for the student and for each fine-tuned model; repository -> name of its folder."""
+    result = read_json(run.evaluation)
+    repo = run.recipe.publish.repo or f"you/{run.recipe.name.replace('+', '-')}"
+    names = {task: f"{repo}-{task}" for task in finetuned}
+    fill(run, place / STUDENT, run.student, student_card(facts, repo, result, names))
+    if run.recipe.publish.onnx:
+        shutil.copytree(run.onnx, place / STUDENT / "onnx")
+    for task, name in names.items():
+        fill(run, place / task, run.finetuned / task, finetuned_card(facts, name, result, task, repo))
+    return {repo: STUDENT} | {name: task for task, name in names.items()}
+
+
+def fill(run: Run, folder: Path, source: Path, card: str) -> None:
+    """A checkpoint, what it came from, and its card."""
+    shutil.copytree(source, folder)
+    for name in BESIDE:
+        shutil.copyfile(run.folder / name, folder / name)
+    write_text(folder / "README.md", card)
