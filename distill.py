@@ -22,6 +22,7 @@ from distill.loading import cost, load, text, usage
 from distill.logmel import LogMel
 from distill.recipe import Recipe
 from distill.run import Run, open_run
+from distill.tasks import demand_labels
 from distill.teacher import FusedTeacher
 from distill.waveform import Waveform
 from students import make_student, start
@@ -40,8 +41,12 @@ def run(recipe: Recipe) -> None:
         place = open_run(recipe)
         say(f"{recipe.recipe} at scale {recipe.scale} on {runtime.describe(accelerator)}; in {place.folder}")
         waiting = [stage for stage in recipe.stages if not place.finished(stage)]
-        splits = load_splits(recipe.data.corpus, recipe.data.embedded) if waiting else {}
+        splits = load_splits(recipe.data, say) if waiting else {}
     runtime.finish(accelerator)
+    if "fit" in waiting:
+        demand_labels(recipe.fit.tasks, {"train": splits["train"]})
+    if "evaluate" in waiting:
+        demand_labels(recipe.evaluate.tasks, splits)
     if waiting:
         train = splits["train"]
         say(f"to do: {', '.join(waiting)}; {train.seconds() / 3600:.2f} h of training audio in {len(train)} clips")

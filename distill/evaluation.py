@@ -19,7 +19,6 @@ from distill.frames import FrameCache, standardiser
 from distill.interface import INTERFACES
 from distill.probe import Budget, Split, score, train
 from distill.tasks import TASKS
-from distill.tasks.task import draw
 
 PARTS = ("train", "validation", "test")
 WHOLE = 3.0  # seconds of a clip that is not cropped, about; who does which task depends on it, no result does
@@ -144,7 +143,7 @@ def hear_splits(
     for part in PARTS:
         clips = splits[part]
         most = settings.train_clips if part == "train" else settings.score_clips
-        used = {task: draw(TASKS[task].select(clips), most) for task in tasks}
+        used = {task: TASKS[task].choose(clips, most) for task in tasks}
         for task, rows in used.items():
             _demand(len(rows) > 0, f"{task}: none of the {len(clips)} clips of the {part} split is for it")
         union = np.unique(np.concatenate(list(used.values())))

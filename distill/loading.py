@@ -16,7 +16,7 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 KINDS = {int: "an int", float: "a number", str: "a text", bool: "true or false"}
 LABELS = frozenset({"recipe", "scale", "name", "runs", "stages"})
 RHYTHM = frozenset({"fit.save_every", "fit.log_every", "distill.save_every", "distill.log_every"})
-HARMLESS = LABELS | RHYTHM  # a difference in these keys changes no result
+HARMLESS = LABELS | RHYTHM | {"data.workers"}  # a difference in these keys changes no result
 
 
 def load(argv: Sequence[str], families: Collection[str], folder: Path = RECIPES) -> Recipe:

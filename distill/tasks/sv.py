@@ -1,7 +1,8 @@
 """Speaker verification: AM-softmax over the training speakers, scored on speakers never heard."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -26,13 +27,33 @@ class Voices(NamedTuple):
 
 @dataclass(frozen=True)
 class SpeakerVerification(Task):
-    """Equal error rate of the cosines of all pairs of clips, or of many."""
+    """Equal error rate of the cosines of the pairs in a trial list, or else of all pairs of clips, or many."""
 
     vocabulary: tuple[str, ...] = ()
     name = "sv"
+    column = "speaker"
     metric = "eer"
     lower_is_better = True
     crop_seconds = 1.0
+
+    def demand(self, splits: Mapping[str, Clips]) -> None:
+        """As any task; and no speaker may be in two splits."""
+        super().demand(splits)
+        speakers = {split: set(clips.column("speaker")) - {""} for split, clips in splits.items()}
+        for one, other in combinations(speakers, 2):
+            shared = sorted(speakers[one] & speakers[other])
+            if shared:
+                raise ValueError(
+                    f"sv: {len(shared)} speakers are in {one} and in {other}, such as {shared[0]!r}; verification is "
+                    "of speakers never heard\nlet the splits be made by speaker, data.columns.split= , or do without sv"
+                )
+
+    def choose(self, clips: Clips, most: int) -> np.ndarray:
+        """All clips of a trial list, where there is one."""
+        if clips.trials is None:
+            return super().choose(clips, most)
+        wanted = clips.trials.ids()
+        return np.flatnonzero([name in wanted for name in clips.ids])
 
     def select(self, clips: Clips) -> np.ndarray:
         return np.flatnonzero([bool(speaker) for speaker in clips.column("speaker")])
@@ -63,7 +84,7 @@ class SpeakerVerification(Task):
         return list(outputs.embedding_BE.detach().float().cpu().numpy())
 
     def score(self, predictions: Sequence[np.ndarray], clips: Clips) -> dict[str, float]:
-        left, right, same = pairs(clips.column("speaker"))
+        left, right, same = clips.trials.rows(clips.ids) if clips.trials else pairs(clips.column("speaker"))
         embeddings = np.stack(predictions)
         cosines = (embeddings[left] * embeddings[right]).sum(1)
         return {"eer": compute("eer", cosines.tolist(), same.tolist())}
