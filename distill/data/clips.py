@@ -76,7 +76,7 @@ def decode(source: Source, name: str, mono: str = "") -> np.ndarray:
         audio_NC, rate = soundfile.read(source, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         raise _unreadable(name, error) from error
-    _demand(name, *audio_NC.shape, mono)
+    _demand(name, len(audio_NC), audio_NC.shape[1], mono)
     if not np.isfinite(audio_NC).all():
         raise ValueError(f"{name}: holds values that are not finite; leave the file out or replace it")
     audio_N = audio_NC.mean(1) if mono == "mix" else np.ascontiguousarray(audio_NC[:, 0])

@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import datasets
 import numpy as np
 
 from distill.data import embedded
 from distill.data.clips import Clips
-from distill.data.columns import ours, replaced
+from distill.data.columns import COLUMNS, Corpus, Row, of_datasets, of_files
 from distill.data.folder import read_folder
 from distill.data.hub import open_hub
 from distill.data.iemocap import read_iemocap
@@ -27,44 +26,46 @@ Say = Callable[[str], None]
 def load_splits(data: Data, say: Say = print) -> dict[str, Clips]:
     """`train`, `validation` and `test` of a corpus; ValueError or OSError that says what is wrong with it."""
     if data.corpus == "embedded":
-        clips = Clips(recognised(embedded.build(data.embedded), data.languages or ["en"]))
+        clips = Clips(recognised(spoken(data), data.languages or ["en"]).dataset())
         return {split: clips.split(split) for split in SPLITS}
-    corpus, given = open_corpus(data, say)
+    corpus = from_hub(data, say) if data.corpus in ("hub", *ON_THE_HUB) else local_copy(data)
     corpus = recognised(corpus, data.languages)
-    manifest = read_manifest(corpus, corpus["id"], mono=data.mono, check=data.check)
+    manifest = read_manifest(corpus, mono=data.mono, check=data.check)
     demand_few_bad(manifest, data.bad_share, say)
-    corpus = replaced(corpus, "samples", manifest.samples)
     reasons = unusable(manifest, data, say)
-    return divide(corpus, given, reasons, data, say)
+    return divide(corpus.labelled("samples", manifest.samples), reasons, data, say)
 
 
-def open_corpus(data: Data, say: Say) -> tuple[datasets.Dataset, list[str]]:
-    """A corpus with our columns, its lengths not yet known, and the split of each clip, "" where it is in none."""
-    if data.corpus in ("hub", *ON_THE_HUB):
-        return from_hub(data, say)
-    corpus = ours(local_copy(data), data.columns, data.folder.path)
-    splits = list(corpus["split"]) if "split" in corpus.column_names else [""] * len(corpus)
-    return corpus, named(splits, data.splits)
+def spoken(data: Data) -> Corpus:
+    """The embedded corpus."""
+    dataset = embedded.build(data.embedded)
+    known = [name for name in (*COLUMNS, "samples") if name != "audio"]
+    return Corpus(dataset.select_columns(["audio"]), {name: list(dataset[name]) for name in known})
 
 
-def from_hub(data: Data, say: Say) -> tuple[datasets.Dataset, list[str]]:
+def from_hub(data: Data, say: Say) -> Corpus:
     """A dataset of the Hub, with what is published about it unless the recipe says otherwise."""
-    hub, splits, columns = data.hub, dict(data.splits), dict(data.columns)
+    hub, splits, columns = data.hub, data.splits, data.columns
     if data.corpus in ON_THE_HUB:
         published = ON_THE_HUB[data.corpus]
         hub = replace(published.hub, **{key: value for key, value in vars(hub).items() if value})
-        splits, columns = dict(published.splits) | splits, dict(published.columns) | columns
-    corpus = ours(open_hub(hub, splits, say), columns, hub.name)
-    return corpus, list(corpus["split"])
+        splits, columns = {**published.splits, **splits}, {**published.columns, **columns}
+    return of_datasets(open_hub(hub, splits, say), columns, hub.name)
 
 
-def local_copy(data: Data) -> datasets.Dataset:
-    """What lies in the user's folder, read as its corpus is laid out."""
+def local_copy(data: Data) -> Corpus:
+    """What lies in the user's folder, each clip in one of our splits or in none."""
     if not data.folder.path:
         raise ValueError(f"data.corpus={data.corpus} wants data.folder.path=<your copy of it>")
     folder = Path(data.folder.path).expanduser()
     if not folder.is_dir():
         raise ValueError(f"data.folder.path={folder} is no folder on this machine")
+    corpus = of_files(rows_of(folder, data), data.columns, data.folder.path)
+    return corpus.labelled("split", named(corpus.column("split"), data.splits))
+
+
+def rows_of(folder: Path, data: Data) -> list[Row]:
+    """What a folder holds, read as its corpus is laid out."""
     if data.corpus == "iemocap":
         return read_iemocap(folder, data.fold)
     if data.corpus == "ml-superb":
@@ -73,16 +74,14 @@ def local_copy(data: Data) -> datasets.Dataset:
     return read[data.corpus](folder)
 
 
-def recognised(corpus: datasets.Dataset, languages: Sequence[str]) -> datasets.Dataset:
+def recognised(corpus: Corpus, languages: Sequence[str]) -> Corpus:
     """The corpus without the transcripts of other languages; none named: with all of them."""
-    if not languages or "transcript" not in corpus.column_names:
+    if not languages or "transcript" not in corpus.labels:
         return corpus
-    if "language" not in corpus.column_names:
-        raise ValueError(
-            f"data.languages={','.join(languages)} needs a column language, which the corpus does not have"
-        )
-    rows = zip(corpus["transcript"], corpus["language"], strict=True)
-    return replaced(corpus, "transcript", [text if language in languages else "" for text, language in rows])
+    if "language" not in corpus.labels:
+        raise ValueError(f"data.languages={languages} needs a column language, which the corpus does not have")
+    rows = zip(corpus.labels["transcript"], corpus.labels["language"], strict=True)
+    return corpus.labelled("transcript", [text if language in languages else "" for text, language in rows])
 
 
 def unusable(manifest: Manifest, data: Data, say: Say) -> list[str]:
@@ -92,45 +91,44 @@ def unusable(manifest: Manifest, data: Data, say: Say) -> list[str]:
     short, long = good & (seconds < data.shortest), good & (seconds > (data.longest or np.inf))
     for rows, words in (
         (short, f"shorter than data.shortest={data.shortest:g}"),
-        (long, f"longer than {data.longest:g}"),
+        (long, f"longer than data.longest={data.longest:g}"),
     ):
         if rows.any():
             say(f"left out {rows.sum()} of {len(rows)} clips, {words} s: {seconds[rows].sum() / 3600:.2f} h")
-    limits = f"is left out: it is not between data.shortest={data.shortest:g} s and data.longest={data.longest:g} s"
-    return [
-        problem or (limits if outside else "") for problem, outside in zip(manifest.problems, short | long, strict=True)
-    ]
+    reasons = list(manifest.problems)
+    for row in np.flatnonzero(short | long):
+        limits = f"data.shortest={data.shortest:g} and data.longest={data.longest:g}"
+        reasons[row] = f"it is left out, its {seconds[row]:.2f} s are not within {limits}"
+    return reasons
 
 
-def divide(
-    corpus: datasets.Dataset, given: Sequence[str], reasons: Sequence[str], data: Data, say: Say
-) -> dict[str, Clips]:
+def divide(corpus: Corpus, reasons: Sequence[str], data: Data, say: Say) -> dict[str, Clips]:
     """The usable clips of a corpus as three splits, the test split with the trial list."""
-    ids, speakers = list(corpus["id"]), list(corpus["speaker"]) if "speaker" in corpus.column_names else None
-    splits, trials = list(given), None
-    if data.trials:
-        trials = trial_list(Path(data.trials), ids, splits, reasons)
-        if "test" not in splits:
-            splits = set_apart(splits, ids, speakers, trials.ids(), say)
+    splits, speakers = corpus.labels["split"], corpus.labels.get("speaker")
+    trials = trial_list(Path(data.trials), corpus, reasons) if data.trials else None
+    if trials and "test" not in splits:
+        splits = set_apart(splits, corpus.labels["id"], corpus.column("speaker"), trials.ids(), say)
     shares = {"validation": data.validation_share, "test": data.test_share}
     splits = complete(splits, speakers, shares, data.split_seed, say)
-    splits = ["" if reason else split for split, reason in zip(splits, reasons, strict=True)]
-    clips = Clips(replaced(corpus, "split", splits), mono=data.mono)
+    usable = ["" if reason else split for split, reason in zip(splits, reasons, strict=True)]
+    clips = Clips(corpus.labelled("split", usable).dataset(), mono=data.mono)
     parts = {split: clips.split(split) for split in SPLITS}
     parts["test"].trials = trials
     for name, part in parts.items():
+        if not len(part):
+            raise ValueError(f"no clip is left in the {name} split; widen data.shortest and data.longest")
         voices = f" of {len(set(part.column('speaker')))} speakers" if speakers else ""
         say(f"{name}: {len(part)} clips{voices}, {part.seconds() / 3600:.2f} h")
     return parts
 
 
-def trial_list(path: Path, ids: Sequence[str], splits: Sequence[str], reasons: Sequence[str]) -> Trials:
-    """The trials of a file, each of its clips in the test split where the corpus has one."""
-    trials = read_trials(path)
+def trial_list(path: Path, corpus: Corpus, reasons: Sequence[str]) -> Trials:
+    """The trials of a file, whose clips are all usable, and in the test split where the corpus has one."""
+    trials, splits = read_trials(path), corpus.labels["split"]
     wanted = ("test",) if "test" in splits else SPLITS
-    others = list(zip(ids, splits, reasons, strict=True))
-    among = [name for name, split, reason in others if split in wanted and not reason]
-    demand_clips(
-        path, trials, among, {name: reason or f"it is in {split or 'no'} split" for name, split, reason in others}
-    )
+    problems = [
+        reason or ("" if split in wanted else f"it is in the split {split!r}")
+        for split, reason in zip(splits, reasons, strict=True)
+    ]
+    demand_clips(path, trials, dict(zip(corpus.labels["id"], problems, strict=True)))
     return trials

@@ -9,16 +9,15 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import datasets
 import pyarrow.parquet as pq
 
-from distill.data.columns import of_files
+from distill.data.columns import Row
 from distill.data.splits import NAMES
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
-def read_folder(folder: Path) -> datasets.Dataset:
+def read_folder(folder: Path) -> list[Row]:
     """All rows of all metadata files, with `audio` (a path), `id` (relative to the folder), `split` where it is known.
 
     Raises ValueError where there is no metadata or a line of it cannot be read.
@@ -29,10 +28,10 @@ def read_folder(folder: Path) -> datasets.Dataset:
     rows = [_row(folder, metadata, row) for metadata in found for row in _lines(metadata)]
     if not rows:
         raise ValueError(f"{found[0]} names no file")
-    return of_files(rows)
+    return rows
 
 
-def _row(folder: Path, metadata: Path, row: dict[str, str]) -> dict[str, str]:
+def _row(folder: Path, metadata: Path, row: Row) -> Row:
     if not row.get("file_name"):
         raise ValueError(f"{metadata}: a line has no file_name: {row}")
     audio = metadata.parent / row["file_name"]
@@ -46,7 +45,7 @@ def _split(name: str) -> str:
     return next((part for part in name.split("/")[:-1] if part.lower() in NAMES), "")
 
 
-def _lines(metadata: Path) -> Iterator[dict[str, str]]:
+def _lines(metadata: Path) -> Iterator[Row]:
     """Rows as text: numbers with leading zeros stay what they are."""
     try:
         if metadata.suffix == ".parquet":

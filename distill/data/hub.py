@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import datasets
+from datasets import config
 from datasets.exceptions import DatasetNotFoundError
 
 from distill.data.splits import NAMES
@@ -18,23 +19,23 @@ class Hub:
     revision: str = ""  # a branch, tag or commit; empty: the newest
 
 
-def open_hub(hub: Hub, splits: Mapping[str, str], say: Callable[[str], None]) -> datasets.Dataset:
-    """The splits of a dataset end to end, with a column `split` of our names; says what it is and how large first.
+def open_hub(hub: Hub, splits: Mapping[str, str], say: Callable[[str], None]) -> list[tuple[str, datasets.Dataset]]:
+    """The splits of a dataset, each with our name; says what it is and how large before it is fetched.
 
     splits: ours -> theirs, several joined by +; empty: the usual names.
     Raises ValueError or OSError with the name, the reason and the way out.
     """
     if not hub.name:
         raise ValueError("data.corpus=hub wants data.hub.name=<owner/name on the Hub, or a folder>")
-    config, revision = hub.config or None, hub.revision or None
+    part, revision = hub.config or None, hub.revision or None
     try:
-        info = datasets.load_dataset_builder(hub.name, config, revision=revision).info
-        say(f"{hub.name}{f' ({config})' if config else ''}: {_size(info)}; kept in {datasets.config.HF_DATASETS_CACHE}")
-        parts = datasets.load_dataset(hub.name, config, revision=revision)
+        info = datasets.load_dataset_builder(hub.name, part, revision=revision).info
+        say(f"{hub.name}{f' ({part})' if part else ''}: {_size(info)}; kept in {config.HF_DATASETS_CACHE}")
+        found = datasets.load_dataset(hub.name, part, revision=revision)
     except Exception as error:  # three libraries meet here, and what they raise is no closed list
         raise explained(hub, error) from error
-    assert isinstance(parts, datasets.DatasetDict)  # no split was named
-    return _join(parts, splits or _usual(parts), hub.name)
+    assert isinstance(found, datasets.DatasetDict)  # no split was named
+    return _parts(found, splits or _usual(found), hub.name)
 
 
 def explained(hub: Hub, error: Exception) -> Exception:
@@ -61,24 +62,19 @@ def _size(info: datasets.DatasetInfo) -> str:
     return ", ".join(known) or "of a size it does not say"
 
 
-def _usual(parts: datasets.DatasetDict) -> dict[str, str]:
-    named = {NAMES[name.lower()]: name for name in map(str, parts) if name.lower() in NAMES}
+def _usual(found: datasets.DatasetDict) -> dict[str, str]:
+    named = {NAMES[name.lower()]: name for name in map(str, found) if name.lower() in NAMES}
     if not named:
         raise ValueError(
-            f"none of the splits {', '.join(map(str, parts))} has a usual name; say data.splits.train=<split>"
+            f"none of the splits {', '.join(map(str, found))} has a usual name; say data.splits.train=<split>"
         )
     return named
 
 
-def _join(parts: datasets.DatasetDict, splits: Mapping[str, str], name: str) -> datasets.Dataset:
-    found = []
-    for split, joined in splits.items():
-        for theirs in joined.split("+"):
-            if theirs not in parts:
-                there = ", ".join(map(str, parts))
-                raise ValueError(f"{name} has no split {theirs!r}; it has {there}\nsay data.splits.{split}=<split>")
-            part = parts[theirs]
-            part = part.remove_columns([column for column in part.column_names if column == "split"])
-            label = datasets.Dataset.from_dict({"split": [split] * len(part)})
-            found.append(datasets.concatenate_datasets([part, label], axis=1))
-    return datasets.concatenate_datasets(found)
+def _parts(found: datasets.DatasetDict, splits: Mapping[str, str], name: str) -> list[tuple[str, datasets.Dataset]]:
+    pairs = [(ours, theirs) for ours, joined in splits.items() for theirs in joined.split("+")]
+    for ours, theirs in pairs:
+        if theirs not in found:
+            there = ", ".join(map(str, found))
+            raise ValueError(f"{name} has no split {theirs!r}; it has {there}\nsay data.splits.{ours}=<split>")
+    return [(ours, found[theirs]) for ours, theirs in pairs]

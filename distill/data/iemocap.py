@@ -4,10 +4,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import datasets
 import numpy as np
 
-from distill.data.columns import of_files
+from distill.data.columns import Row
 
 SESSIONS = range(1, 6)
 CLASSES = {"neu": "neutral", "hap": "happy", "exc": "happy", "sad": "sad", "ang": "angry"}  # the others are left out
@@ -15,7 +14,7 @@ VALIDATION = 0.2  # share of the training sessions' clips, whoever speaks
 TURN = re.compile(r"^\[[\d.]+ - [\d.]+\]\t(\S+)\t(\w+)\t\[")  # a turn in EmoEvaluation/<dialogue>.txt
 
 
-def read_iemocap(folder: Path, fold: int) -> datasets.Dataset:
+def read_iemocap(folder: Path, fold: int) -> list[Row]:
     """All clips of the four classes, with `style` and `speaker`; session `fold` is the test split.
 
     Raises ValueError when the folder is not IEMOCAP_full_release.
@@ -24,10 +23,10 @@ def read_iemocap(folder: Path, fold: int) -> datasets.Dataset:
     rest = [row for row in rows if row["split"] == "train"]
     for number in np.random.default_rng(0).permutation(len(rest))[: round(VALIDATION * len(rest))]:
         rest[number]["split"] = "validation"
-    return of_files(rows)
+    return rows
 
 
-def _session(folder: Path, session: int, fold: int) -> Iterator[dict[str, str]]:
+def _session(folder: Path, session: int, fold: int) -> Iterator[Row]:
     place = folder / f"Session{session}"
     dialogues = sorted((place / "dialog" / "EmoEvaluation").glob("Ses*.txt"))
     if not dialogues:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import soundfile
 from tqdm import tqdm
 
 from distill.data.clips import decode, length, source_of
+from distill.data.columns import Corpus
 from distill.data.embedded import cache_folder
 
 VERSION = 1  # raise it when the same files give another manifest
@@ -34,24 +35,24 @@ class Manifest:
         return [problem for problem in self.problems if problem]
 
 
-def read_manifest(dataset: datasets.Dataset, ids: Sequence[str], *, mono: str, check: str) -> Manifest:
-    """The manifest of a dataset with a column `audio` and no selection on it; from the cache where files are as before.
+def read_manifest(corpus: Corpus, *, mono: str, check: str) -> Manifest:
+    """The manifest of a corpus, from the cache where its files are as before.
 
     check: "header" believes what the headers say, "decode" decodes every file.
     """
     settings = {"version": VERSION, "mono": mono, "check": check, "libsndfile": soundfile.__libsndfile_version__}
-    path = cache_folder() / "manifests" / f"{fingerprint(dataset, ids, settings)}.arrow"
+    path = cache_folder() / "manifests" / f"{fingerprint(corpus, settings)}.arrow"
     if not path.exists():
-        _write(_measure(dataset, ids, mono, check), path)
+        _write(_measure(corpus, mono, check), path)
     with pa.memory_map(str(path)) as file:
         table = pa.ipc.open_file(file).read_all()
         return Manifest(table["samples"].to_pylist(), table["problem"].to_pylist())
 
 
-def fingerprint(dataset: datasets.Dataset, ids: Sequence[str], settings: dict) -> str:
+def fingerprint(corpus: Corpus, settings: dict) -> str:
     """Names what is read: paths, sizes and times of the files, the clips' names, the settings."""
-    digest = hashlib.sha256(json.dumps([settings, list(ids)], sort_keys=True).encode())
-    for path in _files(dataset):
+    digest = hashlib.sha256(json.dumps([settings, corpus.labels["id"]], sort_keys=True).encode())
+    for path in _files(corpus.audio):
         try:
             status = os.stat(path)
             digest.update(f"{path}\t{status.st_size}\t{status.st_mtime_ns}\n".encode())
@@ -74,21 +75,21 @@ def demand_few_bad(manifest: Manifest, most: float, say: Callable[[str], None]) 
     say(f"left out {counted}, which cannot be used:\n  {listed}")
 
 
-def _files(dataset: datasets.Dataset) -> Iterator[str]:
+def _files(audio: datasets.Dataset) -> Iterator[str]:
     """The sound files themselves, or the dataset's own files where they hold the sound."""
-    column = dataset.data.column("audio")
+    column = audio.data.column("audio")
     inside = pc.any(pc.is_valid(pc.struct_field(column, "bytes"))).as_py()  # type: ignore[attr-defined]
     if inside:
-        yield from (file["filename"] for file in dataset.cache_files)
+        yield from (file["filename"] for file in audio.cache_files)
     else:
         yield from pc.struct_field(column, "path").to_pylist()  # type: ignore[attr-defined]
 
 
-def _measure(dataset: datasets.Dataset, ids: Sequence[str], mono: str, check: str) -> Manifest:
-    stored = dataset.select_columns(["audio"])
+def _measure(corpus: Corpus, mono: str, check: str) -> Manifest:
+    ids = corpus.labels["id"]
 
     def measure(row: int) -> tuple[int, str]:
-        source = source_of(stored[row]["audio"])
+        source = source_of(corpus.audio[row]["audio"])
         try:
             if check == "decode":
                 return len(decode(source, ids[row], mono)), ""

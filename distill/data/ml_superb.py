@@ -4,9 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import mean
 
-import datasets
-
-from distill.data.columns import of_files
+from distill.data.columns import Row
 
 HOURS = ("10min", "1h")
 MONOLINGUAL = {  # set -> the corpus it comes from; the language is its first three letters
@@ -40,7 +38,7 @@ FEW_SHOT = {  # of these languages, the multilingual sets train on five clips al
 }
 
 
-def read_ml_superb(folder: Path, hours: str, chosen: str) -> datasets.Dataset:
+def read_ml_superb(folder: Path, hours: str, chosen: str) -> list[Row]:
     """All languages with the few-shot ones, or one monolingual set: `<corpus>/<language>/transcript_*.txt` and `wav/`.
 
     hours: one of HOURS, of the training split alone. chosen: a set of MONOLINGUAL, "" for all languages.
@@ -58,10 +56,10 @@ def read_ml_superb(folder: Path, hours: str, chosen: str) -> datasets.Dataset:
     rows = [row for place in places for split, name in lists.items() for row in _clips(place, split, place / name)]
     few = {} if chosen else FEW_SHOT
     kept = [row for row in rows if row["split"] != "train" or row["id"] in few.get(row["language"], row["id"]).split()]
-    return of_files(kept)
+    return kept
 
 
-def _clips(place: Path, split: str, transcripts: Path) -> Iterator[dict[str, str]]:
+def _clips(place: Path, split: str, transcripts: Path) -> Iterator[Row]:
     """Lines of a clip's name, a second name, and what is said."""
     for number, line in enumerate(transcripts.read_text(encoding="utf-8").splitlines(), 1):
         fields = line.split(maxsplit=2)

@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
-
-from distill.data.columns import of_files
+from distill.data.columns import Row
 from distill.data.hub import Hub
 
 
@@ -41,7 +39,7 @@ ON_THE_HUB = {
 }
 
 
-def read_voxceleb1(folder: Path) -> datasets.Dataset:
+def read_voxceleb1(folder: Path) -> list[Row]:
     """VoxCeleb1 (arXiv 1706.08612): `.../<speaker>/<video>/<clip>.wav`; a clip's id is these three, as in trials."""
     paths = sorted(path for ending in ("wav", "flac", "m4a") for path in folder.rglob(f"id*/*/*.{ending}"))
     if not paths:
@@ -49,10 +47,10 @@ def read_voxceleb1(folder: Path) -> datasets.Dataset:
     rows = [
         {"audio": str(path.resolve()), "id": "/".join(path.parts[-3:]), "speaker": path.parts[-3]} for path in paths
     ]
-    return of_files(rows)
+    return rows
 
 
-def read_common_voice(folder: Path) -> datasets.Dataset:
+def read_common_voice(folder: Path) -> list[Row]:
     """Common Voice (arXiv 1912.06670), one language's folder: train.tsv, dev.tsv, test.tsv, and mp3 files in clips/."""
     rows = []
     for split in ("train", "dev", "test"):
@@ -64,10 +62,10 @@ def read_common_voice(folder: Path) -> datasets.Dataset:
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
                 rows.append(_common_voice(folder, split, row))
-    return of_files(rows)
+    return rows
 
 
-def _common_voice(folder: Path, split: str, row: dict[str, str]) -> dict[str, str]:
+def _common_voice(folder: Path, split: str, row: Row) -> Row:
     return {
         "audio": str((folder / "clips" / row["path"]).resolve()),
         "id": row["path"],

@@ -36,15 +36,14 @@ def named(values: Sequence[str], splits: Mapping[str, str]) -> list[str]:
 def set_apart(
     given: Sequence[str],
     ids: Sequence[str],
-    speakers: Sequence[str] | None,
+    speakers: Sequence[str],
     chosen: Collection[str],
     say: Callable[[str], None],
 ) -> list[str]:
     """The splits with the chosen clips as test, and with no other clip of their speakers."""
-    voices = list(speakers) if speakers else [""] * len(ids)
     test = set(chosen)
-    taken = {voice for voice, name in zip(voices, ids, strict=True) if name in test} - {""}
-    rows = list(zip(given, ids, voices, strict=True))
+    taken = {voice for voice, name in zip(speakers, ids, strict=True) if name in test} - {""}
+    rows = list(zip(given, ids, speakers, strict=True))
     splits = ["test" if name in test else "" if voice in taken else split for split, name, voice in rows]
     lost = sum(bool(before) and not after for before, after in zip(given, splits, strict=True))
     say(f"the test split is the {len(test)} clips of the trial list; {lost} more clips of its speakers are left out")

@@ -1,6 +1,6 @@
 """Trial lists: which pairs of clips speaker verification is scored on, as VoxCeleb publishes them."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ class Trials:
     left: list[str]
     right: list[str]
     same: list[int]
+    lines: list[int]  # of the file, counted from 1
 
     def ids(self) -> set[str]:
         return {*self.left, *self.right}
@@ -36,13 +37,14 @@ def read_trials(path: Path) -> Trials:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"data.trials={path}: cannot be read ({error}); give a file of lines `1 clip clip`") from None
-    pairs = [_pair(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    numbers = [number for number, line in enumerate(lines, 1) if line.strip()]
+    pairs = [_pair(path, number, lines[number - 1]) for number in numbers]
     left, right, same = (list(column) for column in zip(*pairs, strict=True)) if pairs else ([], [], [])
     if set(same) != {0, 1}:
         raise ValueError(
             f"{path}: {same.count(1)} pairs of one speaker and {same.count(0)} of two; a trial list needs both kinds"
         )
-    return Trials(left, right, same)
+    return Trials(left, right, same, numbers)
 
 
 def _pair(path: Path, number: int, line: str) -> tuple[str, str, int]:
@@ -55,15 +57,13 @@ def _pair(path: Path, number: int, line: str) -> tuple[str, str, int]:
     raise ValueError(f"{path}:{number}: no label; one of {', '.join(LABELS)} stands first or last: {line[:80]!r}")
 
 
-def demand_clips(path: Path, trials: Trials, ids: Collection[str], missing: dict[str, str]) -> None:
-    """ValueError that names the first line with a clip that is not among `ids`.
+def demand_clips(path: Path, trials: Trials, clips: Mapping[str, str]) -> None:
+    """ValueError that names the first line with a clip that cannot be used.
 
-    missing: what became of the clips of the corpus that cannot be used, by id.
+    clips: every clip of the corpus by id -> why it cannot be used, "" where it can.
     """
-    known = set(ids)
-    for number, pair in enumerate(zip(trials.left, trials.right, strict=True), 1):
+    for number, *pair in zip(trials.lines, trials.left, trials.right, strict=True):
         for name in pair:
-            if name not in known:
-                example = next(iter(ids), "none")
-                reason = missing.get(name, f"the corpus has no such clip; its clips are named like {example}")
-                raise ValueError(f"{path}: trial {number} names {name!r}: {reason}")
+            reason = clips.get(name, f"the corpus has no such clip; they are named like {next(iter(clips))}")
+            if reason:
+                raise ValueError(f"{path}:{number}: {name!r}: {reason}")
