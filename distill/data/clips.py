@@ -1,7 +1,7 @@
 """Clips: rows of audio and labels from a `datasets.Dataset`, with their lengths known before decoding.
 
 A corpus is a dataset with the columns `id`, `audio` (`datasets.Audio(decode=False)`), `samples`, `split` and any
-of `transcript`, `speaker`, `style`, `language`. Any sampling rate is resampled to 16 kHz.
+of `transcript`, `phones`, `speaker`, `style`, `language`. Any sampling rate is resampled to 16 kHz.
 """
 
 import io

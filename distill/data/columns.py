@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import datasets
 
-LABELS = ("transcript", "speaker", "style", "language")
+LABELS = ("transcript", "phones", "speaker", "style", "language")
 Row = dict[str, str]  # what is known about a clip, by column; `audio` is the path of its file
 COLUMNS = ("audio", "id", "split", *LABELS)  # `samples` is measured
 

@@ -39,7 +39,7 @@ def load_splits(data: Data, say: Say = print) -> dict[str, Clips]:
 def spoken(data: Data) -> Corpus:
     """The embedded corpus."""
     dataset = embedded.build(data.embedded)
-    known = [name for name in (*COLUMNS, "samples") if name != "audio"]
+    known = [name for name in (*COLUMNS, "samples") if name != "audio" and name in dataset.column_names]
     return Corpus(dataset.select_columns(["audio"]), {name: list(dataset[name]) for name in known})
 
 
