@@ -28,6 +28,7 @@ from distill.logmel import LogMel
 from distill.publish import demand_login, listing, upload
 from distill.recipe import Recipe, RecipeError
 from distill.run import Run, open_run
+from distill.tasks import demand_labels
 from distill.teacher import FusedTeacher
 from distill.waveform import Waveform
 from students import make_student, start
@@ -54,7 +55,7 @@ def run(recipe: Recipe) -> None:
         waiting = [stage for stage in recipe.stages if not place.finished(stage)]
         if recipe.report.runs:  # a comparison of other runs, which needs nothing of this one
             waiting = [stage for stage in waiting if stage != "report"]
-        splits = load_splits(recipe.data.corpus, recipe.data.embedded) if waiting else {}
+        splits = load_splits(recipe.data, accelerator.print) if waiting else {}
     runtime.finish(accelerator)
     if waiting:
         work(place, waiting, splits, accelerator.print)
@@ -64,6 +65,10 @@ def run(recipe: Recipe) -> None:
 def work(place: Run, waiting: list[str], splits: dict[str, Clips], say: Callable[[str], None]) -> None:
     """The stages that wait, in their order."""
     recipe, train = place.recipe, splits["train"]
+    if "fit" in waiting:
+        demand_labels(recipe.fit.tasks, {"train": train})
+    if "evaluate" in waiting:
+        demand_labels(recipe.evaluate.tasks, splits, recipe.evaluate.heads)
     say(f"to do: {', '.join(waiting)}; {train.seconds() / 3600:.2f} h of training audio in {len(train)} clips")
     say(f"all stages take about: {cost(recipe, FAMILIES) or 'not measured so; the bars below show the time left'}")
     teacher = build_teacher(recipe.teacher, recipe.seed)

@@ -209,7 +209,7 @@ def bench(recipe: Recipe) -> dict:
     """The content of bench.json."""
     accelerator = runtime.start(MACHINE)
     device, machine = accelerator.device, runtime.describe(accelerator)
-    clips = load_splits(recipe.data.corpus, recipe.data.embedded)["train"]
+    clips = load_splits(recipe.data)["train"]
     clock, teacher = Clock(device), build_teacher(recipe.teacher, recipe.seed).to(device)
     for name, upstream in teacher.upstreams.items():
         clock.watch(name, upstream)

@@ -19,7 +19,7 @@ from distill.frames import FrameCache, standardiser
 from distill.interface import INTERFACES
 from distill.probe import Budget, Probe, Split, predict, score, train
 from distill.tasks import PROTOCOLS, TASKS, superb
-from distill.tasks.task import Task, draw
+from distill.tasks.task import Task
 
 PARTS = ("train", "validation", "test")
 WHOLE = 3.0  # seconds of a clip that is not cropped, about; who does which task depends on it, no result does
@@ -169,7 +169,7 @@ def hear_splits(
     for part in PARTS:
         clips = splits[part]
         most = settings.train_clips if part == "train" else settings.score_clips
-        used = {task: draw(settings.menu()[task].select(clips), most) for task in tasks}
+        used = {task: settings.menu()[task].choose(clips, most) for task in tasks}
         for task, rows in used.items():
             _demand(len(rows) > 0, f"{task}: none of the {len(clips)} clips of the {part} split is for it")
         union = np.unique(np.concatenate(list(used.values())))

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from distill.checkpoint import Checkpoints
 from distill.data.batches import Batch, Batches
 from distill.data.clips import Clips
+from distill.data.workers import in_order
 
 
 class NonFiniteLossError(ValueError):
@@ -58,6 +58,7 @@ class Plan:
     warmup: float  # share of the steps
     save_every: int
     log_every: int
+    workers: int = 0  # processes that decode ahead
 
 
 def optimizer(module: nn.Module, weight_decay: float) -> torch.optim.AdamW:
@@ -107,7 +108,7 @@ def train(
     )
     passes = accelerator.num_processes * plan.passes  # DeepSpeed averages over these; we have divided already
     with closing(journal):
-        for item, batch in enumerate(DataLoader(batches, batch_size=None)):
+        for item, batch in enumerate(in_order(batches, plan.workers)):
             step = start + item // plan.passes
             if item % plan.passes == 0:
                 for group in trainer.param_groups:

@@ -101,7 +101,9 @@ def open_run(recipe: Recipe) -> Run:
         _begin(run, known)
         return run
     different = changed(read_saved(known), recipe)
-    if different:
+    if different and _bare(run.folder):
+        _begin(run, known)
+    elif different:
         raise RecipeError(
             f"{run.folder} holds a run of another recipe; they differ in {', '.join(different)}\n"
             f"give this one a name of its own (name=...), or go on with that one: recipe={known}"
@@ -110,6 +112,11 @@ def open_run(recipe: Recipe) -> Run:
         if run.finished(stage):  # and perhaps killed while it tidied up
             Checkpoints(run.folder / "checkpoints" / stage).remove()
     return run
+
+
+def _bare(folder: Path) -> bool:
+    """Whether a run ended before it made anything, so that another recipe may have its place."""
+    return {path.name for path in folder.iterdir()} <= {"recipe.yaml", "environment.json"}
 
 
 def _begin(run: Run, known: Path) -> None:

@@ -45,6 +45,7 @@ def plan(run: Run, stage: str, settings: Fit | Distill | Finetune, passes: int) 
         warmup=settings.warmup,
         save_every=settings.save_every,
         log_every=settings.log_every,
+        workers=run.recipe.data.decoders(runtime.processes()),
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from distill.data.clips import Clips
 from distill.tasks import TASKS
 from distill.tasks import sv as verification
-from distill.tasks.asr import flat_loss
+from distill.tasks.asr import flat_loss, normal
 from distill.tasks.sv import Voices, pairs
 from distill.tasks.task import draw
 
@@ -82,9 +82,32 @@ def test_every_weight_of_a_head_learns(task, train):
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in head.parameters())
 
 
-def test_recognition_uses_the_clips_of_its_language_that_have_text():
-    clips = make_clips(language=["en", "de", "en", "en"], transcript=["a", "b", " ", "c"])
-    assert TASKS["asr"].select(clips).tolist() == [0, 3]
+def test_recognition_uses_the_clips_that_have_text():
+    assert TASKS["asr"].select(make_clips(transcript=["a", "", " ", "?!", "c"])).tolist() == [0, 4]
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("WE CALL IT BEAR", "we call it bear"),
+        ("\u201cDon\u2019t!\u201d, she said - twice.", "don't she said twice"),
+        ("  The 'quoted'\tword's  end' ", "the quoted word's end"),
+        ("STRASSE, \u00dcBER; stra\u00dfe", "strasse \u00fcber stra\u00dfe"),
+        ("U\u0308ber", "\u00fcber"),
+        ("\u0928\u092e\u0938\u094d\u0924\u0947\u0964", "\u0928\u092e\u0938\u094d\u0924\u0947"),
+        ("\u4f60\u597d\uff0c\u4e16\u754c\u3002 \uff21\uff11", "\u4f60\u597d \u4e16\u754c a1"),
+        ("...", ""),
+    ],
+)
+def test_case_and_punctuation_are_not_spelled(written, said):
+    assert normal(written) == said == normal(said)
+
+
+def test_case_and_punctuation_are_no_errors_and_unheard_characters_are():
+    asr = TASKS["asr"].prepare(make_clips(transcript=["A b.", "ab"]))
+    assert asr.vocabulary == (" ", "a", "b")
+    scores = asr.score(["a b", "ab"], make_clips(transcript=["A, B!", "az"]))
+    assert scores == pytest.approx({"wer": 100 / 3, "cer": 20.0})
 
 
 def test_the_flat_start_equals_a_loop_over_frames(train):
@@ -184,7 +207,7 @@ def test_drawing_takes_the_same_rows_each_time_and_from_everywhere():
 @pytest.mark.parametrize(
     ("name", "columns", "message"),
     [
-        ("asr", {"transcript": [], "language": []}, "no training clip has a transcript"),
+        ("asr", {"transcript": []}, "no training clip has a transcript"),
         ("sv", {"speaker": ["a", "a"]}, "1 speaker in training, 2 are needed"),
         ("er", {"style": ["calm"]}, "1 class in training, 2 are needed"),
     ],

@@ -1,7 +1,7 @@
 """Clips: rows of audio and labels from a `datasets.Dataset`, with their lengths known before decoding.
 
 A corpus is a dataset with the columns `id`, `audio` (`datasets.Audio(decode=False)`), `samples`, `split` and any
-of `transcript`, `speaker`, `style`, `language`.
+of `transcript`, `phones`, `speaker`, `style`, `language`. Any sampling rate is resampled to 16 kHz.
 """
 
 import io
@@ -11,17 +11,24 @@ from pathlib import Path
 import datasets
 import numpy as np
 import soundfile
+import soxr
 import torch
 from torch import Tensor
 
+from distill.data.trials import Trials
 from distill.features import SAMPLE_RATE
+
+MONO = ("", "mix", "first")  # what is done with several channels: refuse, mean, take the first
 
 
 class Clips:
-    """Some rows of a corpus; audio is decoded when asked for."""
+    """Some rows of a corpus; audio is decoded when asked for.
 
-    def __init__(self, dataset: datasets.Dataset):
-        self.dataset = dataset
+    mono: one of MONO. trials: which pairs of these clips speaker verification is scored on; None: it makes its own.
+    """
+
+    def __init__(self, dataset: datasets.Dataset, *, mono: str = "", trials: Trials | None = None):
+        self.dataset, self.mono, self.trials = dataset, mono, trials
         self._stored = dataset.select_columns(["audio"])  # reading a row reads all of its columns
         self.ids: list[str] = list(dataset["id"])
         self.samples = np.asarray(dataset["samples"], dtype=np.int64)  # (n,) at 16 kHz
@@ -36,7 +43,7 @@ class Clips:
         return list(self.dataset[name])
 
     def select(self, indices: Sequence[int] | np.ndarray) -> "Clips":
-        return Clips(self.dataset.select(indices))
+        return Clips(self.dataset.select(indices), mono=self.mono, trials=self.trials)
 
     def split(self, name: str) -> "Clips":
         """The clips of `train`, `validation` or `test`."""
@@ -51,33 +58,61 @@ class Clips:
         return stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
 
     def audio(self, index: int) -> np.ndarray:
-        """One clip, float32 (N,); ValueError that names a clip which cannot be read or has another rate or length."""
-        stored = self._stored[int(index)]["audio"]
-        source = io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"]
-        audio = decode(source, self.ids[index])
+        """One clip, float32 (N,); ValueError that names a clip which cannot be read or has another length."""
+        audio = decode(source_of(self._stored[int(index)]["audio"]), self.ids[index], self.mono)
         if len(audio) != self.samples[index]:
             raise ValueError(
                 f"{self.ids[index]}: {len(audio)} samples where {self.samples[index]} were announced; "
-                "the file has changed since the corpus was read"
+                "the file has changed since the corpus was read, or is damaged: data.check=decode leaves such files out"
             )
         return audio
 
 
-def decode(source, name: str) -> np.ndarray:
+Source = io.BytesIO | str  # the bytes of a sound file, or its path
+
+
+def source_of(stored: dict) -> Source:
+    """What soundfile can read, from what `datasets.Audio(decode=False)` gives."""
+    return io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"]
+
+
+def decode(source: Source, name: str, mono: str = "") -> np.ndarray:
     """Mono float32 at 16 kHz from a file or bytes; ValueError that says what is wrong with it and what helps."""
     try:
-        audio, rate = soundfile.read(source, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise ValueError(f"{name}: cannot be read as audio ({error}); leave the file out or replace it") from error
-    if audio.shape[1] != 1:
-        raise ValueError(f"{name}: {audio.shape[1]} channels where 1 is wanted; mix it down to mono")
-    if rate != SAMPLE_RATE:
-        raise ValueError(f"{name}: {rate} samples per second where {SAMPLE_RATE} are wanted; resample it")
-    if not len(audio):
-        raise ValueError(f"{name}: no audio at all (0 samples); leave the file out")
-    if not np.isfinite(audio).all():
+        audio_NC, rate = soundfile.read(source, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        raise _unreadable(name, error) from error
+    _demand(name, len(audio_NC), audio_NC.shape[1], mono)
+    if not np.isfinite(audio_NC).all():
         raise ValueError(f"{name}: holds values that are not finite; leave the file out or replace it")
-    return audio[:, 0]
+    audio_N = audio_NC.mean(1) if mono == "mix" else np.ascontiguousarray(audio_NC[:, 0])
+    return audio_N if rate == SAMPLE_RATE else soxr.resample(audio_N, rate, SAMPLE_RATE, quality="HQ")
+
+
+def length(source: Source, name: str, mono: str = "") -> int:
+    """Samples at 16 kHz that `decode` will give, from the header alone; ValueError as there."""
+    try:
+        header = soundfile.info(source)
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        raise _unreadable(name, error) from error
+    _demand(name, header.frames, header.channels, mono)
+    return resampled(header.frames, header.samplerate)
+
+
+def resampled(samples: int, rate: int) -> int:
+    """How many samples soxr makes at 16 kHz of so many at another rate: the nearest number, halves upward."""
+    return (2 * samples * SAMPLE_RATE + rate) // (2 * rate)
+
+
+def _unreadable(name: str, error: Exception) -> ValueError:
+    return ValueError(f"{name}: cannot be read as audio ({error}); leave the file out or replace it")
+
+
+def _demand(name: str, samples: int, channels: int, mono: str) -> None:
+    if channels != 1 and not mono:
+        raise ValueError(f"{name}: {channels} channels where 1 is wanted; mix it down to mono: data.mono=mix or first")
+    if not samples:
+        raise ValueError(f"{name}: no audio at all (0 samples); leave the file out")
 
 
 def pad(audio: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,8 @@
 """The downstream tasks by name, in two protocols; one more task is a file here and a line below."""
 
+from collections.abc import Mapping, Sequence
+
+from distill.data.clips import Clips
 from distill.tasks import superb
 from distill.tasks.asr import Asr
 from distill.tasks.classification import Classification
@@ -15,10 +18,16 @@ TASKS: dict[str, Task] = {
 SUPERB: dict[str, Task] = {  # arXiv 2105.01051; the last two: ML-SUPERB, arXiv 2305.10615
     "asr": Asr(make=superb.Dictation, flat=0.0),
     "pr": Asr("pr", "phones", phones=True, metric="per", make=superb.Phones, flat=0.0),
-    "sid": Classification("sid", "speaker", make=superb.Pooled, crop_seconds=8.0),
+    "sid": Classification("sid", "speaker", make=superb.Pooled, balanced=False, crop_seconds=8.0),
     "sv": SpeakerVerification(make=superb.XVector, crop_seconds=8.0),
-    "er": Classification("er", "style", make=superb.Pooled, crop_seconds=None),
-    "ml-mono": Asr("ml-mono", language="", metric="cer", make=superb.Multilingual, flat=0.0),
-    "ml-multi": Asr("ml-multi", language="", names=True, metric="cer", make=superb.Multilingual, flat=0.0),
+    "er": Classification("er", "style", make=superb.Pooled, balanced=False, crop_seconds=None),
+    "ml-mono": Asr("ml-mono", metric="cer", make=superb.Multilingual, flat=0.0),
+    "ml-multi": Asr("ml-multi", names=True, metric="cer", make=superb.Multilingual, flat=0.0),
 }
 PROTOCOLS = {"light": TASKS, "superb": SUPERB}
+
+
+def demand_labels(tasks: Sequence[str], splits: Mapping[str, Clips], heads: str = "light") -> None:
+    """ValueError that says what is missing when a corpus cannot serve one of these tasks."""
+    for name in tasks:
+        PROTOCOLS[heads][name].demand(splits)

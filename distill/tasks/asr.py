@@ -1,6 +1,7 @@
-"""Recognition by CTC: characters of a transcript (asr, several languages too), phones (pr)."""
+"""Recognition by CTC: characters of normalised transcripts (asr, several languages too), phones (pr)."""
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from distill.tasks.task import Task
 BLANK = 0  # character i of the vocabulary is output i + 1
 FLAT = 0.25  # share of the training with characters spread evenly over the clip; CTC alone sits on a plateau
 HIDDEN, KERNEL, DILATIONS = 128, 5, (1, 2, 2)
+APOSTROPHES = dict.fromkeys(map(ord, "\u2019\u02bc\u2018\uff07`"), "'")
 PAIR = 2  # frames the head takes in one step, giving as many outputs: 50 a second are needed for fast speech
 
 
@@ -31,11 +33,13 @@ class Spelled(NamedTuple):
 
 @dataclass(frozen=True)
 class Asr(Task):
-    """Greedy decoding, no language model; word and character error rate, or the phone error rate."""
+    """Greedy decoding, no language model; word and character error rate, or the phone error rate.
+
+    A symbol that training never had cannot be said, so in a reference it counts as an error.
+    """
 
     name: str = "asr"
     column: str = "transcript"
-    language: str = "en"  # of the clips; empty: any
     names: bool = False  # the language is to be named before the transcript, and that is scored too
     phones: bool = False  # the column holds phones with spaces between them
     metric: str = "wer"
@@ -46,24 +50,21 @@ class Asr(Task):
     crop_seconds = None
 
     def select(self, clips: Clips) -> np.ndarray:
-        languages = clips.column("language") if self.language else [""] * len(clips)
-        rows = zip(languages, clips.column(self.column), strict=True)
-        return np.flatnonzero([language == self.language and bool(text.strip()) for language, text in rows])
+        return np.flatnonzero([bool(text) for text in self.references(clips)])
 
     def prepare(self, train: Clips) -> "Asr":
-        symbols = sorted({symbol for text in self._texts(train) for symbol in text})
+        symbols = sorted({symbol for text in self._symbols(train) for symbol in text})
         if not symbols:
-            wanted = f" in the language {self.language!r}" if self.language else ""
-            raise ValueError(f"{self.name}: no training clip has a {self.column}{wanted}")
+            raise ValueError(f"{self.name}: no training clip has a {self.column} (of data.languages, if given)")
         return replace(self, vocabulary=tuple(symbols))
 
     def targets(self, train: Clips) -> list[Tensor]:
         number = {symbol: i + 1 for i, symbol in enumerate(self.vocabulary)}
-        return [torch.tensor([number[symbol] for symbol in text]) for text in self._texts(train)]
+        return [torch.tensor([number[symbol] for symbol in text]) for text in self._symbols(train)]
 
-    def _texts(self, clips: Clips) -> list[list[str]]:
-        """Each clip's symbols, its language's name first where that is wanted."""
-        texts = [text.split() if self.phones else list(text) for text in clips.column(self.column)]
+    def _symbols(self, clips: Clips) -> list[list[str]]:
+        """Those of each clip, its language's name first where that is wanted."""
+        texts = [text.split() if self.phones else list(text) for text in self.references(clips)]
         if not self.names:
             return texts
         return [[f"[{name}]", *text] for name, text in zip(clips.column("language"), texts, strict=True)]
@@ -94,7 +95,8 @@ class Asr(Task):
         return (" " if self.phones else "").join(self.vocabulary[i - 1] for i in runs if i != BLANK)
 
     def references(self, clips: Clips) -> list[str]:
-        return clips.column(self.column)
+        texts = clips.column(self.column)
+        return [" ".join(text.split()) for text in texts] if self.phones else [normal(text) for text in texts]
 
     def comparable(self, predictions: Sequence[str]) -> list[str]:
         return [split_name(text)[1] for text in predictions] if self.names else list(predictions)
@@ -116,6 +118,13 @@ def split_name(text: str) -> tuple[str, str]:
         return "", text
     name, _, rest = text[1:].partition("]")
     return name, re.sub(r"\[[^]]*\]", "", rest)
+
+
+def normal(text: str) -> str:
+    """A transcript in lower case without punctuation: letters with their marks, digits, apostrophes within words."""
+    text = unicodedata.normalize("NFKC", text).lower().translate(APOSTROPHES)
+    kept = "".join(c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in text)
+    return " ".join(re.sub(r"(?<!\w)'+|'+(?!\w)", " ", kept).split())
 
 
 def flat_loss(outputs_BTC: Tensor, lengths_B: Tensor, targets_BS: Tensor, sizes_B: Tensor) -> Tensor:

@@ -18,10 +18,11 @@ HIDDEN = 256
 
 @dataclass(frozen=True)
 class Classification(Task):
-    """Balanced classes, so that chance is one over their number; clips are cropped in training."""
+    """Of balanced classes chance is one over their number; clips are cropped in training."""
 
     name: str
     column: str
+    balanced: bool = True  # of no class more clips than the median class has
     make: Callable[[int, int], nn.Module] | None = None  # width, classes -> head; None: a Classifier
     crop_seconds: float | None = 1.0
     vocabulary: tuple[str, ...] = ()
@@ -29,12 +30,12 @@ class Classification(Task):
     lower_is_better = False
 
     def select(self, clips: Clips) -> np.ndarray:
-        """Labelled clips; of no class more than the median class has."""
+        """Labelled clips, balanced where that is wanted."""
         labels = np.asarray(clips.column(self.column))
         classes, counts = np.unique(labels[labels != ""], return_counts=True)
         if not len(classes):
             raise ValueError(f"{self.name}: no clip of the split has a label in the column {self.column!r}")
-        most = int(np.median(counts))
+        most = int(np.median(counts)) if self.balanced else len(labels)
         return np.sort(np.concatenate([draw(np.flatnonzero(labels == name), most) for name in classes]))
 
     def prepare(self, train: Clips) -> "Classification":

@@ -1,7 +1,8 @@
 """Speaker verification: AM-softmax over the training speakers, scored on speakers never heard."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -26,17 +27,37 @@ class Voices(NamedTuple):
 
 @dataclass(frozen=True)
 class SpeakerVerification(Task):
-    """Equal error rate of the cosines of all pairs of clips, or of many, and smallest detection cost beside it."""
+    """Equal error rate and smallest detection cost of the pairs in a trial list, or else of all pairs, or many."""
 
     make: Callable[[int, int], nn.Module] | None = None  # width, speakers -> head; None: a Recogniser
     crop_seconds: float | None = 1.0
     vocabulary: tuple[str, ...] = ()
     name = "sv"
+    column = "speaker"
     metric = "eer"
     lower_is_better = True
 
     def references(self, clips: Clips) -> list[str]:
         return clips.column("speaker")
+
+    def demand(self, splits: Mapping[str, Clips]) -> None:
+        """As any task; and no speaker may be in two splits."""
+        super().demand(splits)
+        speakers = {split: set(clips.column("speaker")) - {""} for split, clips in splits.items()}
+        for one, other in combinations(speakers, 2):
+            shared = sorted(speakers[one] & speakers[other])
+            if shared:
+                raise ValueError(
+                    f"sv: {len(shared)} speakers are in {one} and in {other}, such as {shared[0]!r}; verification is "
+                    "of speakers never heard\nlet the splits be made by speaker, data.columns.split= , or do without sv"
+                )
+
+    def choose(self, clips: Clips, most: int) -> np.ndarray:
+        """All clips of a trial list, where there is one."""
+        if clips.trials is None:
+            return super().choose(clips, most)
+        wanted = clips.trials.ids()
+        return np.flatnonzero([name in wanted for name in clips.ids])
 
     def select(self, clips: Clips) -> np.ndarray:
         return np.flatnonzero([bool(speaker) for speaker in clips.column("speaker")])
@@ -67,7 +88,7 @@ class SpeakerVerification(Task):
         return list(outputs.embedding_BE.detach().float().cpu().numpy())
 
     def score(self, predictions: Sequence[np.ndarray], clips: Clips) -> dict[str, float]:
-        left, right, same = pairs(self.references(clips))
+        left, right, same = clips.trials.rows(clips.ids) if clips.trials else pairs(self.references(clips))
         embeddings = np.stack(predictions)
         cosines = (embeddings[left] * embeddings[right]).sum(1)
         return {name: compute(name, cosines.tolist(), same.tolist()) for name in ("eer", "mindcf")}

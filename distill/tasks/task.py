@@ -1,7 +1,7 @@
 """What a downstream task tells about itself: which clips it uses, their labels, its head, loss and score."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +17,7 @@ class Task(ABC):
     """
 
     name: str
+    column: str  # of the corpus, with the labels
     metric: str  # of distill.metrics, one in percent
     lower_is_better: bool
     crop_seconds: float | None  # a clip is cropped to this in training; None: the label needs all of it
@@ -26,6 +27,23 @@ class Task(ABC):
     def worst(self) -> float:
         """The value of a training that diverged."""
         return 100.0 if self.lower_is_better else 0.0
+
+    def demand(self, splits: Mapping[str, Clips]) -> None:
+        """ValueError when a split cannot serve this task: it lacks the column, or labels in it."""
+        for split, clips in splits.items():
+            there = clips.dataset.column_names
+            if self.column not in there:
+                raise ValueError(
+                    f"{self.name} needs the column {self.column!r}; the corpus has {', '.join(there)}\n"
+                    f"say which one it is, data.columns.{self.column}=<column>, or do without {self.name}: "
+                    "fit.tasks=[...] evaluate.tasks=[...]"
+                )
+            if not any(text.strip() for text in clips.column(self.column)):
+                raise ValueError(f"{self.name}: no clip of the {split} split has a label in the column {self.column!r}")
+
+    def choose(self, clips: Clips, most: int) -> np.ndarray:
+        """Rows of a split to be used for scoring or training a probe: at most so many, always the same ones."""
+        return draw(self.select(clips), most)
 
     @abstractmethod
     def select(self, clips: Clips) -> np.ndarray:
