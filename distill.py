@@ -46,7 +46,7 @@ def run(recipe: Recipe) -> None:
         train = splits["train"]
         say(f"to do: {', '.join(waiting)}; {train.seconds() / 3600:.2f} h of training audio in {len(train)} clips")
         say(f"all stages take about: {cost(recipe) or 'unknown, the bars below show the time left'}")
-        teacher = build_teacher(recipe.teacher, recipe.seed)
+        teacher = build_teacher(recipe.teacher, recipe.seed, runtime.precision())
         if "fit" in waiting:
             stages.fit_teacher(place, teacher, train, MACHINE)
         place.demand("fit")

@@ -17,6 +17,8 @@ from distill.tasks import TASKS
 
 STAGES = ("fit", "distill", "evaluate")
 CORPORA = ("embedded",)
+WHISPER_WINDOWS = ("full", "fast")
+SEAMLESS_STATES = ("conformer", "adaptor")
 
 
 class RecipeError(ValueError):
@@ -42,8 +44,12 @@ class Data:
 
 @dataclass(frozen=True)
 class Teacher:
-    upstreams: list[str] = field(default_factory=list)  # families; empty: those in the recipe's name
-    checkpoints: dict[str, str] = field(default_factory=dict)  # family -> published name or folder
+    upstreams: list[str] = field(default_factory=list)  # names; empty: those in the recipe's name
+    families: dict[str, str] = field(default_factory=dict)  # upstream -> family, where its name is not the family's
+    checkpoints: dict[str, str] = field(default_factory=dict)  # upstream -> size, published name or folder
+    depth: dict[str, int] = field(default_factory=dict)  # upstream -> transformer layers run, the first; without: all
+    whisper_window: str = within("full", menu=WHISPER_WINDOWS)  # fast: a clip is not padded to a whole window
+    seamless_states: str = within("conformer", menu=SEAMLESS_STATES)  # at 50 Hz, or after the adaptor at 6.25 Hz
     combine: str = within("sum", menu=COMBINE)
     width: int = within(0, least=0)  # features of a fused frame; 0: as the widest upstream
     interface: str = within("hconv", menu=INTERFACES)
@@ -51,6 +57,9 @@ class Teacher:
 
     def __post_init__(self):
         check("teacher.", self)
+        for name, layers in self.depth.items():
+            if layers < 1:
+                raise RecipeError(f"teacher.depth.{name} must be at least 1, got {layers}; leave it out to run all")
 
 
 @dataclass(frozen=True)
