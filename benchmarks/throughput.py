@@ -210,7 +210,7 @@ def bench(recipe: Recipe) -> dict:
     accelerator = runtime.start(MACHINE)
     device, machine = accelerator.device, runtime.describe(accelerator)
     clips = load_splits(recipe.data)["train"]
-    clock, teacher = Clock(device), build_teacher(recipe.teacher, recipe.seed).to(device)
+    clock, teacher = Clock(device), build_teacher(recipe.teacher, recipe.seed, runtime.precision()).to(device)
     for name, upstream in teacher.upstreams.items():
         clock.watch(name, upstream)
     student = make_student(recipe.student, recipe.seed).to(device)

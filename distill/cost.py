@@ -1,21 +1,18 @@
 """What an encoder costs: parameters, multiply-adds, time and memory on the device at hand."""
 
-import weakref
-from collections.abc import Callable
 from statistics import median
 from time import perf_counter
 
 import numpy as np
 import torch
-from torch import Tensor, UntypedStorage
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from distill.data.clips import Clips, pad
 from distill.features import SAMPLE_RATE, Encoder, parameters
 from distill.frames import by_length
+from distill.live import Live
 
 REPEATS = 5  # of which the median counts
 
@@ -71,36 +68,6 @@ def peak_memory(encoder: Encoder, audio_BN: Tensor, lengths_B: Tensor, device: t
     """
     weights = sum(one.untyped_storage().nbytes() for one in (*encoder.parameters(), *encoder.buffers()))
     audio_BN, lengths_B = audio_BN.to(device), lengths_B.to(device)
-    with Alive() as alive:
+    with Live() as live:
         encoder(audio_BN, lengths_B)
-    return weights + audio_BN.nbytes + alive.most
-
-
-class Alive(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made under it and still there."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.most = 0
-        self.known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Callable, types, args=(), kwargs=None):
-        given = {one.untyped_storage()._cdata for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)}
-        result = func(*args, **(kwargs or {}))
-        for made in tree_leaves(result):
-            if isinstance(made, Tensor) and made.untyped_storage()._cdata not in given:  # else a view, or in place
-                self.count(made.untyped_storage())
-        return result
-
-    def count(self, storage: UntypedStorage) -> None:
-        if storage._cdata in self.known:
-            return
-        key, size = storage._cdata, storage.nbytes()
-        self.known.add(key)
-        self.now += size
-        self.most = max(self.most, self.now)
-        weakref.finalize(storage, self.release, key, size)
-
-    def release(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.now -= size
+    return weights + audio_BN.nbytes + live.peak

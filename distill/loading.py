@@ -1,5 +1,6 @@
 """From a command line, or a file, to a recipe: what is given where, what wins, and what can be wrong with it."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
@@ -10,18 +11,20 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ValidationError
 
-from distill.recipe import STAGES, Recipe, RecipeError, listed, nearest
+from distill.family import Family
+from distill.recipe import STAGES, Recipe, RecipeError, Teacher, listed, nearest
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 KINDS = {int: "an int", float: "a number", str: "a text", bool: "true or false"}
 LABELS = frozenset({"recipe", "scale", "name", "runs", "stages"})
 RHYTHM = frozenset({"fit.save_every", "fit.log_every", "distill.save_every", "distill.log_every"})
-ROWS = frozenset({"evaluate.students", "report.runs"})  # what is shown beside this run
-HARMLESS = LABELS | RHYTHM | ROWS | {"distill.cache", "data.workers"}  # a difference in these keys changes no result
+BESIDE = frozenset({"evaluate.students", "report.runs"})  # what is shown beside this run
+HARMLESS = LABELS | RHYTHM | BESIDE | {"distill.cache", "data.workers"}  # a difference in these changes no result
 AFTERWARDS = ("publish.", "finetune.")  # sections of what is made from a finished run; each result keeps its settings
+ROWS = ("log-mel", "teacher", "student", "untrained")  # names in the evaluation that are taken
 
 
-def load(argv: Sequence[str], families: Collection[str], folder: Path = RECIPES) -> Recipe:
+def load(argv: Sequence[str], families: Mapping[str, Family], folder: Path = RECIPES) -> Recipe:
     """The recipe of a command line: its `key=value` over the recipe's file, the scale's file, the defaults.
 
     `families` are the upstreams there are. Raises RecipeError.
@@ -38,8 +41,7 @@ def load(argv: Sequence[str], families: Collection[str], folder: Path = RECIPES)
     for values in ({"recipe": name}, read(scales[scale]), science, given):
         for key, value in values.items():
             assign(tree, key, value)
-    asked = [key.removeprefix("teacher.checkpoints.") for key in given if key.startswith("teacher.checkpoints.")]
-    return complete(cast(Recipe, OmegaConf.to_object(tree)), families, asked)
+    return complete(cast(Recipe, OmegaConf.to_object(tree)), families, list(given))
 
 
 def save(recipe: Recipe, path: Path) -> None:
@@ -216,23 +218,63 @@ def described(kind: Any) -> str:
     return f"a list, each {KINDS[get_args(kind)[0]]}, such as [...]"
 
 
-def complete(recipe: Recipe, families: Collection[str], asked: Sequence[str]) -> Recipe:
-    """Derive what was left empty, and hold the upstreams to the families there are."""
-    upstreams = recipe.teacher.upstreams or recipe.recipe.split("+")
-    for family in upstreams:
-        listed("teacher.upstreams", family, families)
-    if len(set(upstreams)) < len(upstreams):
-        raise RecipeError(f"teacher.upstreams={upstreams} names an upstream twice; once is enough")
-    for family in asked:
-        listed("teacher.checkpoints", family, upstreams)
+def complete(recipe: Recipe, families: Mapping[str, Family], given: Sequence[str]) -> Recipe:
+    """Derive what was left empty, and hold what names an upstream to those there are; given: keys set by hand."""
+    names = recipe.teacher.upstreams or recipe.recipe.split("+")
+    for name in names:
+        demand_name(name, recipe.teacher.families, families)
+    if len(set(names)) < len(names):
+        raise RecipeError(
+            f"teacher.upstreams={names} names an upstream twice; give one a name of its own: "
+            f"teacher.upstreams=[{names[0]},other] teacher.families.other={names[0]} teacher.checkpoints.other=..."
+        )
+    for section in ("families", "checkpoints", "depth"):
+        for key in given:
+            if key.startswith(f"teacher.{section}."):
+                listed(f"teacher.{section}", key.removeprefix(f"teacher.{section}."), names)
     if recipe.student.front_end not in ("", "first"):
-        listed("student.front_end", recipe.student.front_end, ["first", *upstreams])
+        listed("student.front_end", recipe.student.front_end, ["first", *names])
     if recipe.student.initialise:
-        listed("student.initialise", recipe.student.initialise, upstreams)
-    missing = [family for family in upstreams if family not in recipe.teacher.checkpoints]
-    if missing:
-        key = f"teacher.checkpoints.{missing[0]}"
-        raise RecipeError(f"scale={recipe.scale} has no checkpoint for {missing[0]}; give {key}=<name or folder>")
-    checkpoints = {family: recipe.teacher.checkpoints[family] for family in upstreams}
-    teacher = replace(recipe.teacher, upstreams=list(upstreams), checkpoints=checkpoints)
+        listed("student.initialise", recipe.student.initialise, names)
+    checkpoints = {name: checkpoint(recipe, name, families) for name in names}
+    teacher = replace(recipe.teacher, upstreams=list(names), checkpoints=checkpoints)
+    demand_different(teacher)
     return replace(recipe, teacher=teacher, name=recipe.name or f"{recipe.recipe}-{recipe.scale}")
+
+
+def demand_name(name: str, named: Mapping[str, str], families: Mapping[str, Family]) -> None:
+    """RecipeError unless an upstream's name says its family, or the recipe does, and can be that of a row."""
+    if name in named:
+        listed(f"teacher.families.{name}", named[name], families)
+    elif name not in families:
+        raise RecipeError(
+            f"teacher.upstreams: there is no {name!r}{nearest(name, families)}\nthere are: {', '.join(families)}; "
+            f"for a name of your own give teacher.families.{name}=<family>"
+        )
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name) or name in ROWS:
+        raise RecipeError(
+            f"teacher.upstreams: {name!r} cannot name an upstream; take letters, digits and - such as big"
+        )
+
+
+def checkpoint(recipe: Recipe, name: str, families: Mapping[str, Family]) -> str:
+    """The published name or folder of an upstream: what the recipe says, or its family's of this scale."""
+    family = recipe.teacher.families.get(name, name)
+    sizes, said = families[family].sizes, recipe.teacher.checkpoints.get(name, recipe.scale)
+    if name not in recipe.teacher.checkpoints and said not in sizes:
+        ready = ", ".join(one for one in families if said in families[one].sizes)
+        raise RecipeError(
+            f"scale={said} has no checkpoint of {family}, only of {ready}\n"
+            f"choose scale={' or '.join(size for size in sizes if size in ('base', 'large'))}, "
+            f"or give teacher.checkpoints.{name}=<name or folder>"
+        )
+    return sizes.get(said, said)
+
+
+def demand_different(teacher: Teacher) -> None:
+    """RecipeError where two upstreams are the same checkpoint to the same depth."""
+    seen: dict[tuple[str, int], str] = {}
+    for name, checkpoint in teacher.checkpoints.items():
+        first = seen.setdefault((checkpoint, teacher.depth.get(name, 0)), name)
+        if first != name:
+            raise RecipeError(f"{first} and {name} are both {checkpoint}; give another teacher.checkpoints.{name}=...")

@@ -4,7 +4,6 @@ Models are built and run on fake tensors (torch.FakeTensorMode), which have shap
 the very operations that a run performs, and costs a second.
 """
 
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,10 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from distill.data.batches import accumulation
+from distill.live import Live
 from distill.losses import LOSSES
 from distill.recipe import Recipe
 
@@ -25,33 +23,6 @@ TYPICAL = {True: 2.0, False: 15.0}  # seconds of a clip of the embedded corpus, 
 THROUGHPUTS = (100, 500, 2000)  # audio seconds per second
 Inputs = Callable[[int, float], dict[str, Tensor]]  # clips, seconds of each -> what a stock model is called with
 LossFunction = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # of distill.losses
-
-
-class Live(TorchDispatchMode):
-    """Counts the bytes of all tensors that come into being, and forgets those that go; `peak` is the most at once."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
-        self.known: weakref.WeakSet = weakref.WeakSet()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.known.update(_storages((args, kwargs)))  # what existed before is not counted
-        out = func(*args, **(kwargs or {}))
-        for storage in _storages(out):
-            if storage not in self.known:
-                self.known.add(storage)
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self._free, storage.nbytes())
-        self.peak = max(self.peak, self.now)
-        return out
-
-    def _free(self, size: int) -> None:
-        self.now -= size
-
-
-def _storages(tree) -> list:
-    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 @dataclass(frozen=True)

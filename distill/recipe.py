@@ -30,6 +30,8 @@ USUAL = STAGES[:-1]  # what goes out of the house is asked for
 COPIES = ("folder", "voxceleb1", "iemocap", "ml-superb", "common-voice")  # of which the user has a local folder
 CORPORA = ("embedded", "hub", *ON_THE_HUB, *COPIES)
 DECODERS = 4  # processes at most that decode ahead, unless the recipe says how many
+WHISPER_WINDOWS = ("full", "fast")
+SEAMLESS_STATES = ("conformer", "adaptor")
 
 
 class RecipeError(ValueError):
@@ -90,9 +92,13 @@ class Data:
 
 @dataclass(frozen=True)
 class Teacher:
-    upstreams: list[str] = field(default_factory=list)  # families; empty: those in the recipe's name
-    checkpoints: dict[str, str] = field(default_factory=dict)  # family -> published name or folder
+    upstreams: list[str] = field(default_factory=list)  # names; empty: those in the recipe's name
+    families: dict[str, str] = field(default_factory=dict)  # upstream -> family, where its name is not the family's
+    checkpoints: dict[str, str] = field(default_factory=dict)  # upstream -> size, published name or folder
     weights: str = within("published", menu=("published", "random"))  # random: to rehearse; nothing is fetched
+    depth: dict[str, int] = field(default_factory=dict)  # upstream -> transformer layers run, the first; without: all
+    whisper_window: str = within("full", menu=WHISPER_WINDOWS)  # fast: a clip is not padded to a whole window
+    seamless_states: str = within("conformer", menu=SEAMLESS_STATES)  # at 50 Hz, or after the adaptor at 6.25 Hz
     combine: str = within("sum", menu=COMBINE)
     width: int = within(0, least=0)  # features of a fused frame; 0: as the widest upstream
     interface: str = within("hconv", menu=INTERFACES)
@@ -100,6 +106,9 @@ class Teacher:
 
     def __post_init__(self):
         check("teacher.", self)
+        for name, layers in self.depth.items():
+            if layers < 1:
+                raise RecipeError(f"teacher.depth.{name} must be at least 1, got {layers}; leave it out to run all")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Waveform: the Encoder around a stock transformers model that hears raw audio (WavLM, HuBERT, ...)."""
+"""Waveform: the Encoder around a stock transformers model that hears raw audio (WavLM, HuBERT, data2vec, ...)."""
 
 import warnings
 from collections.abc import Sequence
@@ -6,11 +6,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import HubertModel, PretrainedConfig, WavLMModel
+from transformers import (
+    Data2VecAudioModel,
+    HubertModel,
+    PretrainedConfig,
+    UniSpeechSatModel,
+    Wav2Vec2Model,
+    WavLMModel,
+)
 
 from distill.features import SAMPLE_RATE, Encoder, Features, Grid, demand_frames, frame_mask, zero_padding
 
-StockModel = HubertModel | WavLMModel  # Waveform needs of others: their attributes and their forward
+StockModel = HubertModel | WavLMModel | Wav2Vec2Model | UniSpeechSatModel | Data2VecAudioModel
 
 
 def front_end_grid(kernels: Sequence[int], strides: Sequence[int]) -> Grid:
@@ -64,11 +71,28 @@ class ClipNorm(nn.Module):
         return F.pad(normed_1DT, (0, total - frames))
 
 
+class ClipEnd(nn.Module):
+    """Zeros after each clip's own frames, for a convolution that comes after another one.
+
+    data2vec stacks its positional convolutions; each must find the zeros that it finds after a clip alone.
+    """
+
+    def __init__(self, trim: nn.Module):
+        super().__init__()
+        self.trim = trim  # what stood here: drops the frame too many that an even kernel gives; holds no weights
+        self.frames_B = torch.zeros(0, dtype=torch.int64)  # of each clip, set before every pass
+
+    def forward(self, hidden_BDT: Tensor) -> Tensor:
+        trimmed_BDT = self.trim(hidden_BDT)
+        mask_BT = frame_mask(self.frames_B, trimmed_BDT.shape[2])
+        return trimmed_BDT.masked_fill(~mask_BT[:, None], 0.0)
+
+
 class Waveform(Encoder):
     """A stock model that hears raw audio; its stack is the embedding output and every transformer layer.
 
     `normalize` is `do_normalize` of the checkpoint's feature extractor. Takes over `model`: the group norm
-    in its front end, where it has one, becomes a ClipNorm.
+    in its front end, where it has one, becomes a ClipNorm, and data2vec's positional convolutions get ClipEnds.
     """
 
     def __init__(self, model: StockModel, *, normalize: bool):
@@ -82,6 +106,8 @@ class Waveform(Encoder):
         first = model.feature_extractor.conv_layers[0]
         if isinstance(first.layer_norm, nn.GroupNorm):
             first.layer_norm = ClipNorm(first.layer_norm)
+        for layer in stacked_positions(model):
+            layer.padding = ClipEnd(layer.padding)
         self.train(model.training)
 
     def frames(self, samples_B: Tensor) -> Tensor:
@@ -93,7 +119,7 @@ class Waveform(Encoder):
         if self.training:
             demand_whole_stack(self.model.config)
         frames_B = demand_frames(self, lengths_B)
-        self._tell_norm(lengths_B)
+        self._tell(lengths_B, frames_B)
         mask_BN = frame_mask(lengths_B, audio_BN.shape[1])
         values_BN = standardise_clips(audio_BN, lengths_B) if self.normalize else audio_BN.masked_fill(~mask_BN, 0.0)
         with warnings.catch_warnings():  # WavLM's attention joins a boolean mask with a float bias, rightly
@@ -101,14 +127,22 @@ class Waveform(Encoder):
             output = self.model(
                 values_BN.to(self.model.dtype), attention_mask=mask_BN.long(), output_hidden_states=True
             )
-        hidden_BLTD = torch.stack(output.hidden_states, dim=1)
+        hidden_BLTD = torch.stack(output.hidden_states, dim=1).float()
         return Features(zero_padding(hidden_BLTD, frames_B), frames_B, self.grid)
 
-    def _tell_norm(self, lengths_B: Tensor) -> None:
+    def _tell(self, lengths_B: Tensor, frames_B: Tensor) -> None:
+        """Let the modules that transformers hands no lengths know where each clip ends."""
         norm, config = self.model.feature_extractor.conv_layers[0].layer_norm, self.model.config
         if isinstance(norm, ClipNorm):
-            frames_B = front_end_frames(lengths_B, config.conv_kernel[:1], config.conv_stride[:1])
-            norm.frames = frames_B.tolist()
+            first_B = front_end_frames(lengths_B, config.conv_kernel[:1], config.conv_stride[:1])
+            norm.frames = first_B.tolist()
+        for layer in stacked_positions(self.model):
+            layer.padding.frames_B = frames_B
+
+
+def stacked_positions(model: StockModel) -> list[nn.Module]:
+    """The positional convolutions of a model that has one upon another; none where it has a single one."""
+    return list(model.encoder.pos_conv_embed.layers) if isinstance(model, Data2VecAudioModel) else []
 
 
 def demand_known(config: PretrainedConfig) -> None:

@@ -1,39 +1,41 @@
-"""Frozen upstreams, one family per file; FAMILIES is the menu."""
+"""Frozen upstreams, one file for those that share a forward; FAMILIES is the menu."""
 
-from collections.abc import Callable
 from difflib import get_close_matches
 
-from distill.features import Encoder
+import torch
+
+from distill.family import Family, Options
 from distill.frozen import Frozen
 from distill.recipe import Teacher
 from distill.teacher import FusedTeacher
-from teachers import wav2vec2, whisper
+from teachers import conformer, wav2vec2, whisper
 from teachers.checkpoint import RANDOM
 
-FAMILIES: dict[str, Callable[[str], Encoder]] = {  # name -> loader of a folder or a repository on the Hub
-    "hubert": wav2vec2.load_hubert,
-    "wavlm": wav2vec2.load_wavlm,
-    "whisper": whisper.load_whisper,
-}
-SIZES: dict[str, dict[str, str]] = wav2vec2.SIZES | {"whisper": whisper.SIZES}  # family -> size -> checkpoint
+FAMILIES: dict[str, Family] = wav2vec2.FAMILIES | whisper.FAMILIES | conformer.FAMILIES
 
 
-def build_upstream(family: str, size: str, checkpoint: str | None = None) -> Frozen:
+def build_upstream(family: str, size: str, checkpoint: str | None = None, options: Options | None = None) -> Frozen:
     """A family's checkpoint of that size, or the one named instead, frozen.
 
     Raises ValueError for an unknown family or size, CheckpointError (a ValueError) where it cannot be opened.
     """
     demand_known("family of upstreams", family, list(FAMILIES))
     if checkpoint is None:
-        demand_known(f"size of {family}", size, list(SIZES[family]))
-        checkpoint = SIZES[family][size]
-    return Frozen(FAMILIES[family](checkpoint))
+        demand_known(f"size of {family}", size, list(FAMILIES[family].sizes))
+        checkpoint = FAMILIES[family].sizes[size]
+    return Frozen(FAMILIES[family].load(checkpoint, options or Options()))
 
 
-def build_teacher(settings: Teacher, seed: int) -> FusedTeacher:
-    """The fused teacher of a recipe, not yet fitted: its upstreams frozen, its own weights from the seed."""
-    prefix = RANDOM if settings.weights == "random" else ""
-    upstreams = {name: build_upstream(name, "", prefix + settings.checkpoints[name]) for name in settings.upstreams}
+def build_teacher(settings: Teacher, seed: int, dtype: torch.dtype = torch.float32) -> FusedTeacher:
+    """The fused teacher of a recipe, not yet fitted: its upstreams frozen, its own weights from the seed.
+
+    dtype: of the upstreams' weights; fusion and statistics are float32.
+    """
+    upstreams, prefix = {}, RANDOM if settings.weights == "random" else ""
+    for name in settings.upstreams:
+        options = Options(settings.depth.get(name, 0), dtype, settings.whisper_window, settings.seamless_states)
+        family = settings.families.get(name, name)
+        upstreams[name] = build_upstream(family, "", prefix + settings.checkpoints[name], options)
     return FusedTeacher(upstreams, settings.combine, settings.width, settings.interface, seed).eval()
 
 

@@ -1,6 +1,7 @@
 """Opening a checkpoint, folder and Hub by the same code, or saying at once why it cannot be opened."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TypeVar, cast
@@ -8,6 +9,7 @@ from typing import TypeVar, cast
 import torch
 from huggingface_hub import constants, get_session
 from safetensors import SafetensorError
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
@@ -25,16 +27,26 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be found, read or used."""
 
 
-def open_checkpoint(name: str, model_class: type[Model], extractor_class: type[Extractor]) -> tuple[Model, Extractor]:
-    """The model in float32 and its feature extractor; `name` is a folder or a repository on the Hub.
+def open_checkpoint(
+    name: str,
+    model_class: type[Model],
+    extractor_class: type[Extractor],
+    dtype: torch.dtype,
+    renamed: Mapping[str, str] | None = None,
+) -> tuple[Model, Extractor]:
+    """The model with weights of a dtype, and its feature extractor; `name` is a folder or a repository on the Hub.
+
+    renamed: what to replace in the names of weights, for a model that is part of the one saved: pattern -> text.
+    Attention is PyTorch's scaled_dot_product_attention where the architecture has it, as transformers chooses.
 
     safetensors where there is one. Older checkpoints on the Hub (microsoft/wavlm-base-plus among them) are
     only a .bin: those go through torch.load(weights_only=True), which reads tensors and runs no code. Never
     remote code. Raises CheckpointError.
     """
     if name.startswith(RANDOM):
-        return untrained(name.removeprefix(RANDOM), model_class, extractor_class)
+        return untrained(shipped(name.removeprefix(RANDOM)), model_class, extractor_class, dtype)
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # else a .bin makes transformers call a bot on the Hub
+    name = shipped(name)
     local = is_folder(name) or not hub_answers()
     config_class = model_class.config_class
     assert config_class is not None  # of a concrete class
@@ -44,7 +56,8 @@ def open_checkpoint(name: str, model_class: type[Model], extractor_class: type[E
         extractor = extractor_class.from_pretrained(name, local_files_only=local)
         opened = model_class.from_pretrained(
             name,
-            dtype=torch.float32,
+            dtype=dtype,
+            key_mapping=dict(renamed) if renamed else None,
             weights_only=True,
             trust_remote_code=False,
             local_files_only=local,
@@ -59,7 +72,9 @@ def open_checkpoint(name: str, model_class: type[Model], extractor_class: type[E
     return model, extractor
 
 
-def untrained(name: str, model_class: type[Model], extractor_class: type[Extractor]) -> tuple[Model, Extractor]:
+def untrained(
+    name: str, model_class: type[Model], extractor_class: type[Extractor], dtype: torch.dtype
+) -> tuple[Model, Extractor]:
     """The architecture of a folder or a published checkpoint with random weights, always the same; for rehearsals."""
     config_class = model_class.config_class
     assert config_class is not None  # of a concrete class
@@ -75,7 +90,32 @@ def untrained(name: str, model_class: type[Model], extractor_class: type[Extract
     extractor = extractor_class(feature_size=mels) if mels else extractor_class()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return model_class(config).eval(), extractor
+        model = model_class(config).eval()
+    return model if dtype == torch.float32 else model.to(dtype), extractor  # which fake tensors could not
+
+
+def shipped(name: str) -> str:
+    """The folder of a checkpoint shipped beside this module, wherever the command runs; other names as they are."""
+    top, _, rest = name.partition("/mini/")
+    return str(Path(__file__).parent / "mini" / rest) if top == "teachers" and rest else name
+
+
+def keep_layers(name: str, layers: nn.ModuleList, depth: int) -> nn.ModuleList:
+    """The first `depth` of a checkpoint's layers, all for 0; CheckpointError where it has not so many."""
+    if depth > len(layers):
+        raise CheckpointError(f"{name} has {len(layers)} transformer layers, teacher.depth asks for {depth} of them")
+    return layers[:depth] if depth else layers
+
+
+def demand_settings(name: str, extractor: FeatureExtractionMixin, wanted: Mapping[str, object]) -> None:
+    """CheckpointError unless the feature extractor hears as this code does."""
+    settings = extractor.to_dict()
+    for key, value in wanted.items():
+        if settings[key] != value:
+            raise CheckpointError(
+                f"{name}: preprocessor_config.json says {key}={settings[key]}, the log-mel here has {value}; "
+                f"use a checkpoint with its family's own log-mel"
+            )
 
 
 def is_folder(name: str) -> bool:

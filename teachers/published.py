@@ -39,6 +39,7 @@ CONFIGS: dict[str, tuple[type[PretrainedConfig], dict]] = {
     "facebook/hubert-xlarge-ll60k": (HubertConfig, XLARGE | BIASED),
     "facebook/wav2vec2-base": (Wav2Vec2Config, {}),
     "facebook/wav2vec2-large-lv60": (Wav2Vec2Config, W2V_LARGE),
+    "facebook/wav2vec2-large-xlsr-53": (Wav2Vec2Config, W2V_LARGE),
     "facebook/wav2vec2-xls-r-300m": (Wav2Vec2Config, W2V_LARGE),
     "facebook/wav2vec2-xls-r-1b": (Wav2Vec2Config, XLARGE | BIASED),
     "facebook/wav2vec2-xls-r-2b": (Wav2Vec2Config, XXLARGE | BIASED),
@@ -58,6 +59,7 @@ CONFIGS: dict[str, tuple[type[PretrainedConfig], dict]] = {
     },
     "openai/whisper-large-v2": (WhisperConfig, _whisper(1280, 32)),
     "openai/whisper-large-v3": (WhisperConfig, _whisper(1280, 32, 128, 51866)),
+    "openai/whisper-large-v3-turbo": (WhisperConfig, _whisper(1280, 32, 128, 51866) | {"decoder_layers": 4}),
 }
 
 

@@ -9,12 +9,14 @@ from transformers import PreTrainedModel
 from distill.features import SAMPLE_RATE, Encoder
 from distill.frozen import Frozen
 from distill.planning import Listener
-from distill.waveform import ClipNorm, Waveform
+from distill.waveform import ClipNorm, Waveform, stacked_positions
+from teachers.conformer import Adapted
 
 
 def listener(name: str, encoder: Encoder, dtype: torch.dtype) -> Listener:
     """The stock model inside an encoder, in so fine a type; call it in FakeTensorMode."""
     inside = encoder.encoder if isinstance(encoder, Frozen) else encoder
+    inside = inside.conformer if isinstance(inside, Adapted) else inside
     model = cast(PreTrainedModel, inside.get_submodule("model"))
     if isinstance(inside, Waveform):
         unclip(inside)
@@ -36,10 +38,12 @@ def listener(name: str, encoder: Encoder, dtype: torch.dtype) -> Listener:
 
 
 def unclip(encoder: Waveform) -> None:
-    """Put the plain group norm back: fake clips have no lengths, and it costs the same."""
+    """Put back what the stock model has: fake clips have no lengths, and it costs the same."""
     first = encoder.model.feature_extractor.conv_layers[0]
     if isinstance(first.layer_norm, ClipNorm):
         first.layer_norm = nn.GroupNorm(first.layer_norm.groups, len(first.layer_norm.weight))
+    for layer in stacked_positions(encoder.model):
+        layer.padding = layer.get_submodule("padding.trim")
 
 
 def convert(model: nn.Module, dtype: torch.dtype) -> None:

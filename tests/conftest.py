@@ -1,11 +1,13 @@
 """Tiny random encoders, one of every kind, and the noise they listen to."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from miniature import Miniature, write_upstreams
+from small_checkpoints import KINDS, save
 from torch import Tensor
 from transformers import (
     HubertConfig,
@@ -16,10 +18,12 @@ from transformers import (
     WhisperModel,
 )
 
+from distill.family import Options
 from distill.features import Encoder
 from distill.logmel import LogMel
 from distill.waveform import StockModel, Waveform
 from students import build_student
+from teachers import build_upstream
 from teachers.whisper import WhisperEncoder
 
 torch.set_num_threads(1)  # faster for tensors as small as ours
@@ -104,16 +108,39 @@ ENCODERS: dict[str, Callable[[], Encoder]] = {
     "hubert group norm": lambda: Waveform(tiny_model("hubert", norm="group"), normalize=True),
     "hubert layer norm": lambda: Waveform(tiny_model("hubert", norm="layer"), normalize=True),
     "hubert stable layer norm": lambda: Waveform(tiny_model("hubert", norm="layer", stable=True), normalize=True),
-    "whisper": lambda: WhisperEncoder(tiny_whisper_model()),
+    "whisper, fast": lambda: WhisperEncoder(tiny_whisper_model(), "fast"),
     "student": lambda: tiny_student("hubert").eval(),
     "wavlm student": lambda: tiny_student("wavlm").eval(),
 }
 
 
-@pytest.fixture(params=ENCODERS)
-def encoder(request) -> Encoder:
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Callable[[str], str]:
+    """Gives the folder of a small checkpoint, written once: one of small_checkpoints.KINDS."""
+    top = tmp_path_factory.mktemp("checkpoints")
+
+    @cache
+    def write(kind: str) -> str:
+        save(kind, top / kind)
+        return str(top / kind)
+
+    return write
+
+
+@pytest.fixture
+def open_small(checkpoint) -> Callable[..., Encoder]:
+    """Opens a small checkpoint from its folder as the recipe does: (kind, options of the upstream)."""
+
+    def build(kind: str, **options) -> Encoder:
+        return build_upstream(KINDS[kind][0], "", checkpoint(kind), Options(**options)).encoder
+
+    return build
+
+
+@pytest.fixture(params=[*ENCODERS, *KINDS])
+def encoder(request, open_small) -> Encoder:
     """Every kind of encoder in turn, tiny, random and in eval mode."""
-    return ENCODERS[request.param]()
+    return ENCODERS[request.param]() if request.param in ENCODERS else open_small(request.param)
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from spoken import Levels, speak
 
 from distill import evaluation
 from distill.comparison import retention
-from distill.cost import Alive, cost, peak_memory
+from distill.cost import cost, peak_memory
+from distill.live import Live
 from distill.data.clips import Clips, pad
 from distill.evaluation import Evaluate, deal, evaluate_rows, evaluate_task, table
 from distill.frames import FrameCache, by_length, standardiser
@@ -349,7 +350,7 @@ def seconds_of(seconds: int, count: int) -> Clips:
 
 
 def test_memory_is_counted_while_it_is_held():
-    with Alive() as alive:
+    with Live() as live:
         first = torch.zeros(1000)  # 4 kB
         second = first + 1
         view = second.view(10, 100)

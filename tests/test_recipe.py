@@ -7,8 +7,7 @@ import pytest
 
 from distill.loading import RECIPES, changed, cost, load, menu, read_saved, save, text, usage
 from distill.recipe import Recipe, RecipeError
-
-FAMILIES = ("hubert", "wavlm", "whisper")
+from teachers import FAMILIES
 
 
 def recipe(*words: str, folder: Path = RECIPES) -> Recipe:
@@ -41,10 +40,27 @@ def test_the_scale_is_chosen_on_the_command_line(folder):
 
 @pytest.mark.parametrize("name", menu(RECIPES))
 @pytest.mark.parametrize("scale", menu(RECIPES / "scales"))
-def test_every_recipe_loads_at_every_scale(name, scale):
+def test_every_recipe_loads_at_every_scale_that_its_upstreams_have(name, scale):
+    short = [family for family in name.split("+") if scale not in FAMILIES[family].sizes]
+    if short:
+        with pytest.raises(RecipeError, match=f"scale={scale} has no checkpoint of {short[0]}"):
+            recipe(f"recipe={name}", f"scale={scale}")
+        return
     made = recipe(f"recipe={name}", f"scale={scale}")
     assert made.teacher.upstreams == name.split("+")
-    assert set(made.teacher.checkpoints) == set(made.teacher.upstreams)
+    assert made.teacher.checkpoints == {family: FAMILIES[family].sizes[scale] for family in made.teacher.upstreams}
+
+
+@pytest.mark.parametrize("path", menu(RECIPES).values(), ids=str)
+def test_every_recipe_says_its_command_cost_and_expectation(path):
+    command, cost, expected = path.read_text().splitlines()[1:4]
+    assert command.startswith(f"# command: accelerate launch distill.py recipe={path.stem}")
+    assert cost.startswith("# cost: ") and expected.startswith("# expected: ")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_a_recipe_of_its_own(family):
+    assert family in menu(RECIPES)
 
 
 @pytest.mark.parametrize("path", [*menu(RECIPES).values(), *menu(RECIPES / "scales").values()], ids=str)
@@ -57,6 +73,31 @@ def test_families_need_no_file_and_no_order():
     assert made.recipe == "hubert+wavlm+whisper"
     assert made.teacher.upstreams == ["hubert", "wavlm", "whisper"]
     assert recipe("recipe=whisper+wavlm") == recipe("recipe=wavlm+whisper")
+
+
+def test_a_checkpoint_is_a_size_of_its_family_or_a_name_or_a_folder():
+    for said, meant in {"large": "microsoft/wavlm-large", "my/own": "my/own", "./folder": "./folder"}.items():
+        assert recipe("recipe=wavlm", f"teacher.checkpoints.wavlm={said}").teacher.checkpoints == {"wavlm": meant}
+    words = ("recipe=data2vec+whisper", "teacher.checkpoints.data2vec=x", "teacher.checkpoints.whisper=whisper-tiny.en")
+    assert recipe(*words).teacher.checkpoints == {"data2vec": "x", "whisper": "openai/whisper-tiny.en"}
+
+
+TWICE = ("recipe=wavlm", "teacher.upstreams=[wavlm,big]", "teacher.families.big=wavlm")
+
+
+def test_a_family_may_come_twice_under_two_names(tmp_path):
+    made = recipe(*TWICE, "teacher.checkpoints.big=large", "teacher.depth.big=9")
+    assert made.teacher.upstreams == ["wavlm", "big"]
+    assert made.teacher.checkpoints == {"wavlm": "teachers/mini/wavlm", "big": "microsoft/wavlm-large"}
+    assert made.teacher.depth == {"big": 9}
+    save(made, tmp_path / "recipe.yaml")
+    assert load([f"recipe={tmp_path}/recipe.yaml"], FAMILIES) == made
+
+
+def test_one_checkpoint_may_come_twice_to_two_depths():
+    assert recipe(*TWICE, "teacher.depth.big=2").teacher.checkpoints["big"] == "teachers/mini/wavlm"
+    with pytest.raises(RecipeError, match=r"wavlm and big are both teachers/mini/wavlm; give another teacher"):
+        recipe(*TWICE)
 
 
 def test_a_saved_recipe_runs_again(tmp_path):
@@ -109,12 +150,27 @@ def test_only_what_changes_a_result_counts_as_changed():
 WRONG = {
     "recipe=": ["say which recipe", "recipe=wavlm+whisper"],
     "recipe=wavlm+wisper": ["unknown recipe", "'wisper'", "did you mean 'wavlm+whisper'?"],
-    "recipe=wavlm+wavlm": ["names an upstream twice"],
+    "recipe=wavlm+wavlm": ["names an upstream twice", "teacher.families.other=wavlm"],
+    "teacher.upstreams=[wavlm,big]": ["there is no 'big'", "teacher.families.big=<family>"],
+    "teacher.upstreams=[wavml]": ["there is no 'wavml'", "did you mean 'wavlm'?"],
+    "teacher.upstreams=[wavlm,wavlm]": ["names an upstream twice", "teacher.families.other=wavlm"],
+    "teacher.families.wavlm=hubrt": ["teacher.families.wavlm: there is no 'hubrt'; did you mean 'hubert'?"],
+    "teacher.families.big=wavlm": ["teacher.families: there is no 'big'"],
+    "teacher.depth.hubert=3": ["teacher.depth: there is no 'hubert'"],
+    "teacher.depth.wavlm=0": ["teacher.depth.wavlm must be at least 1, got 0"],
+    "teacher={upstreams: [student], families: {student: wavlm}}": ["'student' cannot name an upstream"],
+    "teacher={upstreams: [a.b], families: {a: {b: wavlm}}}": ["teacher.families.a is one value"],
+    "teacher.whisper_window=slow": ["teacher.whisper_window: there is no 'slow'", "full, fast"],
+    "teacher.seamless_states=x": ["teacher.seamless_states: there is no 'x'", "conformer, adaptor"],
+    "recipe=data2vec": [
+        "scale=mini has no checkpoint of data2vec, only of wavlm, hubert, whisper",
+        "scale=base or large",
+    ],
     "recipe=no/such.yaml": ["cannot read no/such.yaml"],
     "scale=bass": ["there is no 'bass'", "did you mean 'base'?", "base, large, mini"],
     "distil.steps=3": ["unknown key 'distil.steps'", "did you mean 'distill'?", "keys: recipe, scale"],
     "distill.stepz=3": ["did you mean 'steps'?", "under distill: steps, batch_seconds"],
-    "batch_seconds=3": ["did you mean fit.batch_seconds or distill.batch_seconds?"],
+    "batch_seconds=3": ["did you mean fit.batch_seconds or distill.batch_seconds or finetune.batch_seconds?"],
     "distill.steps.x=3": ["distill.steps is one value"],
     "student=3": ["student is a section"],
     "distill.steps=many": ["distill.steps wants an int, got 'many'"],
@@ -165,11 +221,6 @@ def test_a_mistake_in_a_file_names_the_file(tmp_path, content):
     path.write_text(content)
     with pytest.raises(RecipeError, match=str(path)):
         load([f"recipe={path}"], FAMILIES)
-
-
-def test_a_family_without_a_checkpoint_is_named(folder):
-    with pytest.raises(RecipeError, match=r"teacher\.checkpoints\.data2vec=<name or folder>"):
-        load(["recipe=data2vec"], [*FAMILIES, "data2vec"], folder)
 
 
 def test_usage_lists_what_there_is():

@@ -15,7 +15,7 @@ from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor, Whis
 from distill.features import SAMPLE_RATE, Grid
 from distill.frozen import Frozen
 from distill.waveform import Waveform, front_end_grid, standardise_clips
-from teachers import FAMILIES, SIZES, build_upstream
+from teachers import FAMILIES, build_upstream
 from teachers.checkpoint import CheckpointError
 from teachers.whisper import WhisperEncoder
 
@@ -93,13 +93,6 @@ def test_whisper_hears_what_transformers_hears(build_whisper, noise):
     torch.testing.assert_close(features.hidden[1, :, :25], wanted_BLTD[1, :, :25], rtol=1e-3, atol=1e-3)
 
 
-def test_whisper_refuses_what_does_not_fit_its_window(build_whisper, noise):
-    encoder = WhisperEncoder(build_whisper())
-    assert encoder(torch.stack([noise(32_000)]), torch.tensor([32_000])).hidden.shape[2] == 100
-    with pytest.raises(ValueError, match=r"Whisper takes 2\.0 s at most, got 2\.5 s in clip 1 .* leave it out"):
-        encoder(torch.stack([noise(40_000), noise(40_000)]), torch.tensor([9_000, 40_000]))
-
-
 def test_an_encoder_is_in_the_mode_of_its_model(build_model, build_whisper):
     assert not Waveform(build_model("hubert", norm="layer").eval(), normalize=True).training
     assert Waveform(build_model("hubert", norm="layer").train(), normalize=True).training
@@ -135,21 +128,23 @@ def test_the_checkpoint_says_whether_input_is_normalised(wavlm_folder, noise):
     assert build_upstream("wavlm", "base", str(wavlm_folder)).encoder.normalize is True
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_shipped_checkpoint_opens_and_hears(family, noise):
+@pytest.mark.parametrize("family", ["wavlm", "hubert", "whisper"])
+def test_the_shipped_checkpoint_opens_and_hears_wherever_the_command_runs(family, noise, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     upstream = build_upstream(family, "mini", None)
     assert upstream(noise(9_000)[None], torch.tensor([9_000])).hidden.isfinite().all()
 
 
-def test_every_family_has_every_size():
-    assert SIZES.keys() == FAMILIES.keys()
-    assert all(sizes.keys() == {"mini", "base", "large"} for sizes in SIZES.values())
+def test_every_family_has_the_sizes_of_the_published_scales():
+    assert all({"base", "large"} <= family.sizes.keys() for family in FAMILIES.values())
 
 
 def test_an_unknown_family_or_size_names_the_known_and_the_nearest():
-    with pytest.raises(ValueError, match=r"'wavlmm', known are hubert, wavlm, whisper; did you mean wavlm\?"):
+    with pytest.raises(ValueError, match=r"'wavlmm', known are wavlm, hubert, .*; did you mean wavlm\?"):
         build_upstream("wavlmm", "mini", None)
-    with pytest.raises(ValueError, match=r"size of hubert 'larg', known are mini, base, large; did you mean large\?"):
+    with pytest.raises(
+        ValueError, match=r"size of hubert 'larg', known are mini, base, large, xlarge; did you mean large\?"
+    ):
         build_upstream("hubert", "larg", None)
 
 
