@@ -54,7 +54,7 @@ def of_training(analysis: dict) -> Iterator[Drawing]:
     fit = look_up(analysis, "training/fit/curves") or {}
     losses = {name.removeprefix("loss_").upper(): fit[name] for name in fit if name.startswith("loss_")}
     if losses:
-        shares = {name: [value / values[0] for value in values] for name, values in losses.items()}
+        shares = {name: [value / values[0] for value in values] for name, values in losses.items() if values[0]}
         caption = "Loss of each task's head while fusion and interface are fitted, divided by its first value."
         made = plots.lines(fit["step"], shares, "loss / first loss")
         yield Drawing("training-fit", "training", "Fitting the teacher", caption, made)

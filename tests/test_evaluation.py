@@ -358,9 +358,9 @@ def test_memory_is_counted_while_it_is_held():
         del first
         third = view * 2
         del second
-        assert alive.now == 8000  # the view holds the second
+        assert live.now == 8000  # the view holds the second
         del view, third
-    assert (alive.now, alive.most) == (0, 8000)
+    assert (live.now, live.peak) == (0, 8000)
 
 
 def test_peak_memory_is_weights_audio_and_what_a_pass_holds_at_once():
