@@ -106,8 +106,9 @@ class Waveform(Encoder):
         first = model.feature_extractor.conv_layers[0]
         if isinstance(first.layer_norm, nn.GroupNorm):
             first.layer_norm = ClipNorm(first.layer_norm)
-        for layer in stacked_positions(model):
-            layer.padding = ClipEnd(layer.padding)
+        self._ends = [ClipEnd(layer.get_submodule("padding")) for layer in stacked_positions(model)]
+        for layer, end in zip(stacked_positions(model), self._ends, strict=True):
+            layer.register_module("padding", end)
         self.train(model.training)
 
     def frames(self, samples_B: Tensor) -> Tensor:
@@ -136,8 +137,8 @@ class Waveform(Encoder):
         if isinstance(norm, ClipNorm):
             first_B = front_end_frames(lengths_B, config.conv_kernel[:1], config.conv_stride[:1])
             norm.frames = first_B.tolist()
-        for layer in stacked_positions(self.model):
-            layer.padding.frames_B = frames_B
+        for end in self._ends:
+            end.frames_B = frames_B
 
 
 def stacked_positions(model: StockModel) -> list[nn.Module]:

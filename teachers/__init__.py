@@ -8,10 +8,10 @@ from distill.family import Family, Options
 from distill.frozen import Frozen
 from distill.recipe import Teacher
 from distill.teacher import FusedTeacher
-from teachers import conformer, wav2vec2, whisper
+from teachers import conformer, seamless, wav2vec2, whisper
 from teachers.checkpoint import RANDOM
 
-FAMILIES: dict[str, Family] = wav2vec2.FAMILIES | whisper.FAMILIES | conformer.FAMILIES
+FAMILIES: dict[str, Family] = wav2vec2.FAMILIES | whisper.FAMILIES | conformer.FAMILIES | seamless.FAMILIES
 
 
 def build_upstream(family: str, size: str, checkpoint: str | None = None, options: Options | None = None) -> Frozen:

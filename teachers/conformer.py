@@ -1,7 +1,8 @@
-"""Upstreams that are conformers over a filter bank: w2v-BERT 2.0 and the speech encoder of SeamlessM4T v2."""
+"""Conformers over a filter bank: w2v-BERT 2.0, and the anatomy that SeamlessM4T v2 has in common with it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,9 @@ EXTRACTOR = {
 
 
 @contextmanager
-def recording(layers: nn.ModuleList) -> Iterator[list[Tensor]]:
-    """What each layer gives while this lasts, in their order."""
-    given: list[Tensor] = []
+def recording(layers: nn.ModuleList) -> Iterator[list[Any]]:
+    """What each layer gives while this lasts, in their order: tensors."""
+    given: list[Any] = []
     hooks = [layer.register_forward_hook(lambda _, __, output: given.append(output)) for layer in layers]
     try:
         yield given
@@ -65,47 +66,6 @@ class Conformer(Encoder):
         return Features(zero_padding(hidden_BLTD, frames_B), frames_B, self.grid)
 
 
-class Adapted(Encoder):
-    """SeamlessM4T's speech encoder to its end: one layer at 6.25 frames per second, what its decoder attends to."""
-
-    def __init__(self, model: SeamlessM4Tv2SpeechEncoder):
-        super().__init__()
-        if model.adapter is None:
-            raise ValueError("this SeamlessM4T has no adaptor; use teacher.seamless_states=conformer")
-        self.conformer, self.adapter = Conformer(model), model.adapter
-        self.grid = self.conformer.grid
-        for layer in self.adapter.layers:
-            middle = (layer.kernel_size - 1) / 2 - layer.stride // 2  # of frame 0's window, in frames before it
-            first = self.grid.first + middle / self.grid.rate
-            self.grid = Grid(self.grid.rate / layer.stride, first)
-        self.layers, self.width = 1, self.conformer.width
-        self.train(model.training)
-
-    def frames(self, samples_B: Tensor) -> Tensor:
-        """Frames after the adaptor, whose convolutions pad: (B,) -> (B,)."""
-        frames_B = self.conformer.frames(samples_B)
-        some_B = frames_B > 0
-        for layer in self.adapter.layers:
-            frames_B = (frames_B + 2 * (layer.stride // 2) - layer.kernel_size) // layer.stride + 1
-        return frames_B * some_B
-
-    def forward(self, audio_BN: Tensor, lengths_B: Tensor) -> Features:
-        """The stock model's last hidden state for each clip alone: (B, 1, T, D)."""
-        frames_B = demand_frames(self, lengths_B)
-        before = self.conformer(audio_BN, lengths_B)
-        own = [last_TD[:count] for last_TD, count in zip(before.hidden[:, -1], before.lengths.tolist(), strict=True)]
-        # Clip by clip: the adaptor's convolutions would hear the padding, and it is one layer of 25.
-        adapted = [self._adapt(last_TD[None])[0] for last_TD in own]
-        hidden_BTD = torch.nn.utils.rnn.pad_sequence(adapted, batch_first=True)
-        return Features(hidden_BTD[:, None].float(), frames_B, self.grid)
-
-    def _adapt(self, last_1TD: Tensor) -> Tensor:
-        model = self.conformer.model
-        hidden_1TD = last_1TD.to(model.dtype)
-        hidden_1TD = hidden_1TD + 0.5 * model.intermediate_ffn(hidden_1TD)
-        return model.inner_layer_norm(self.adapter(hidden_1TD, attention_mask=None))
-
-
 def load_w2v_bert(checkpoint: str, options: Options) -> Conformer:
     """w2v-BERT 2.0: contrastive and masked prediction in 143 languages (arXiv 2312.05187)."""
     model, extractor = open_checkpoint(checkpoint, Wav2Vec2BertModel, SeamlessM4TFeatureExtractor, options.dtype)
@@ -114,30 +74,6 @@ def load_w2v_bert(checkpoint: str, options: Options) -> Conformer:
     return Conformer(model)
 
 
-def load_seamless(checkpoint: str, options: Options) -> Conformer | Adapted:
-    """The speech encoder of SeamlessM4T v2, w2v-BERT 2.0 trained on to translate (arXiv 2312.05187).
-
-    Of a whole SeamlessM4T only the speech encoder is read.
-    """
-    model, extractor = open_checkpoint(
-        checkpoint,
-        SeamlessM4Tv2SpeechEncoder,
-        SeamlessM4TFeatureExtractor,
-        options.dtype,
-        renamed={r"^speech_encoder\.": ""},
-    )
-    demand_settings(checkpoint, extractor, EXTRACTOR)
-    if options.seamless_states == "adaptor":
-        if options.depth:
-            raise ValueError("the adaptor comes after the last layer; leave teacher.depth out, or the adaptor")
-        return Adapted(model)
-    kept = keep_layers(checkpoint, model.encoder.layers, options.depth)
-    if len(kept) < len(model.encoder.layers):
-        model.encoder.layers, model.encoder.layer_norm = kept, nn.Identity()  # the norm is the last layer's
-    return Conformer(model)
-
-
-FAMILIES = {  # one size is published of each: `base` and `large` both mean it
-    "seamless": Family(load_seamless, dict.fromkeys(("base", "large"), "facebook/seamless-m4t-v2-large")),
+FAMILIES = {  # one size is published: `base` and `large` both mean it
     "w2v-bert": Family(load_w2v_bert, dict.fromkeys(("base", "large"), "facebook/w2v-bert-2.0")),
 }

@@ -10,7 +10,7 @@ from distill.features import SAMPLE_RATE, Encoder
 from distill.frozen import Frozen
 from distill.planning import Listener
 from distill.waveform import ClipNorm, Waveform, stacked_positions
-from teachers.conformer import Adapted
+from teachers.seamless import Adapted
 
 
 def listener(name: str, encoder: Encoder, dtype: torch.dtype) -> Listener:

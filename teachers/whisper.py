@@ -27,7 +27,7 @@ class WhisperEncoder(Encoder):
 
     def __init__(self, model: WhisperModel, window: str = "full"):
         super().__init__()
-        self.model = model.get_encoder()
+        self.model = model.encoder
         self.channels = model.config.num_mel_bins
         self.window = model.config.max_source_positions  # frames
         self.silence = {"full": self.window, "fast": SILENCE}[window]
@@ -87,26 +87,20 @@ def load_whisper(checkpoint: str, options: Options) -> WhisperEncoder:
     demand_settings(checkpoint, extractor, EXTRACTOR | {"feature_size": model.config.num_mel_bins})
     layers = keep_layers(checkpoint, model.encoder.layers, options.depth)
     if len(layers) < len(model.encoder.layers):
-        model.encoder.layers, model.encoder.layer_norm = layers, nn.Identity()  # the norm is the last layer's
+        model.encoder.layers = layers
+        model.encoder.register_module("layer_norm", nn.Identity())  # it is the last layer's
     return WhisperEncoder(model, options.whisper_window)
 
 
+PUBLISHED = (
+    *("tiny", "base", "large-v2", "large-v3", "large-v3-turbo"),
+    *("tiny.en", "base.en", "small.en", "medium.en"),
+)
+SCALES = {  # of the depth and width that these scales have in other families
+    "mini": "teachers/mini/whisper",
+    "base": "openai/whisper-small",
+    "large": "openai/whisper-medium",
+}
 FAMILIES = {
-    "whisper": Family(
-        load_whisper,
-        {
-            "mini": "teachers/mini/whisper",
-            "base": "openai/whisper-small",  # of the size that `base` is in other families
-            "large": "openai/whisper-medium",
-            "whisper-tiny": "openai/whisper-tiny",
-            "whisper-base": "openai/whisper-base",
-            "whisper-large-v2": "openai/whisper-large-v2",
-            "whisper-large-v3": "openai/whisper-large-v3",
-            "whisper-large-v3-turbo": "openai/whisper-large-v3-turbo",
-            "whisper-tiny.en": "openai/whisper-tiny.en",
-            "whisper-base.en": "openai/whisper-base.en",
-            "whisper-small.en": "openai/whisper-small.en",
-            "whisper-medium.en": "openai/whisper-medium.en",
-        },
-    )
+    "whisper": Family(load_whisper, SCALES | {f"whisper-{size}": f"openai/whisper-{size}" for size in PUBLISHED})
 }

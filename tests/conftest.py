@@ -137,9 +137,11 @@ def open_small(checkpoint) -> Callable[..., Encoder]:
     return build
 
 
-@pytest.fixture(params=[*ENCODERS, *KINDS])
+@pytest.fixture(params=[*ENCODERS, *KINDS, "seamless, adaptor"])
 def encoder(request, open_small) -> Encoder:
     """Every kind of encoder in turn, tiny, random and in eval mode."""
+    if request.param == "seamless, adaptor":
+        return open_small("seamless", seamless_states="adaptor")
     return ENCODERS[request.param]() if request.param in ENCODERS else open_small(request.param)
 
 

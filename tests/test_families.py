@@ -98,6 +98,20 @@ def test_more_layers_than_there_are_is_refused(kind, open_small):
         open_small(kind, depth=LAYERS + 1)
 
 
+def test_a_burst_moves_the_adapted_frame_that_lies_over_it(open_small, noise):
+    encoder, clip = open_small("seamless", seamless_states="adaptor"), noise(64_000)
+    encoder.model.encoder.layers = torch.nn.ModuleList()  # what spreads a burst over time is left out
+    for layer in encoder.adapter.layers:
+        torch.nn.init.zeros_(layer.self_attn.linear_out.weight)
+    quiet_TD = alone(encoder, clip).hidden[0, 0]
+    for frame in (5, 9, 14, 20):
+        middle = round(encoder.grid.centres(26)[frame].item() * SAMPLE_RATE)
+        loud = clip.clone()
+        loud[middle - 200 : middle + 200] *= 20
+        moved_T = (alone(encoder, loud).hidden[0, 0] - quiet_TD).norm(dim=1)
+        assert moved_T.argmax() == frame
+
+
 def test_the_adaptor_comes_after_every_layer(open_small):
     with pytest.raises(ValueError, match=r"the adaptor comes after the last layer; leave teacher\.depth out"):
         open_small("seamless", seamless_states="adaptor", depth=1)

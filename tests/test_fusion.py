@@ -197,6 +197,25 @@ def test_unequal_depths_and_widths_are_brought_together(combine, held):
     torch.testing.assert_close(fused.hidden, expected)
 
 
+@pytest.mark.parametrize("combine", ["sum", "concat"])
+def test_base_large_and_the_largest_meet_in_one_stack(combine):
+    """12, 24 and 32 layers; widths as 768 to 1024 to 1280; 50, 50 and 6.25 frames per second."""
+    stacks = [
+        stack([99, 49], layers=13, width=6),
+        stack([100, 50], WHISPER, layers=25, width=8, seed=1),
+        stack([13, 7], Grid(6.25, 0.0075), layers=33, width=10, seed=2),
+    ]
+    fusion = calibrated(Fusion(shapes(*stacks), combine, 10), stacks)
+    fused = fusion(stacks)
+    assert fused.hidden.shape == (2, 33, 99, 10) and fused.lengths.tolist() == [99, 49] and fused.grid == WAV2VEC2
+    assert {name for name, _ in fusion.named_parameters()} == {
+        "sum": {f"combine.project.{number}.weight" for number in range(3)},
+        "concat": {"combine.project.weight"},
+    }[combine]
+    fused.hidden.square().mean().backward()
+    assert all(weight.grad.abs().sum() > 0 for weight in fusion.parameters())
+
+
 @pytest.mark.parametrize(("combine", "width"), [("sum", 4), ("sum", 8), ("concat", 16)])
 def test_projections_start_without_changing_the_scale(combine, width):
     torch.manual_seed(0)
