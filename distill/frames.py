@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.data.clips import Clips, pad
+from distill.data.clips import Clips
+from distill.data.workers import ahead
 from distill.features import SAMPLE_RATE, Encoder, Features
 from distill.fusion import Moments, Standardiser
 from distill.tasks.task import draw
@@ -29,8 +30,7 @@ def by_length(samples: np.ndarray, seconds: float) -> Iterator[np.ndarray]:
 def hear(encoder: Encoder, clips: Clips, seconds: float, device: torch.device) -> Iterator[tuple[np.ndarray, Features]]:
     """Rows of a batch and their features, until every clip has been heard."""
     encoder.eval()
-    for rows in by_length(clips.samples, seconds):
-        audio_BN, lengths_B = pad([clips.audio(row) for row in rows])
+    for rows, audio_BN, lengths_B in ahead(clips, by_length(clips.samples, seconds)):
         yield rows, encoder(audio_BN.to(device), lengths_B.to(device))
 
 

@@ -9,8 +9,8 @@ import torch
 from sounds import sound
 
 from distill.data.batches import Batches
-from distill.data.clips import Clips
-from distill.data.workers import in_order
+from distill.data.clips import Clips, pad
+from distill.data.workers import ahead, in_order
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # Python 3.12
 
@@ -37,6 +37,25 @@ def test_workers_change_no_bit_and_no_order(clips, start):
     for mine, theirs in zip(alone, together, strict=True):
         assert mine.ids == theirs.ids and torch.equal(mine.audio, theirs.audio)
         assert torch.equal(mine.lengths, theirs.lengths) and torch.equal(mine.counts, theirs.counts)
+
+
+def test_threads_change_no_bit_and_no_order(clips):
+    batches = [np.array([3, 1]), np.array([19]), np.array([0, 2, 4])]
+    heard = list(ahead(clips, batches))
+    assert [rows.tolist() for rows, _, _ in heard] == [rows.tolist() for rows in batches]
+    for rows, audio_BN, lengths_B in heard:
+        expected_BN, expected_B = pad([clips.audio(row) for row in rows])
+        assert torch.equal(audio_BN, expected_BN) and torch.equal(lengths_B, expected_B)
+    assert list(ahead(clips, [])) == []
+
+
+def test_what_threads_cannot_read_is_named_and_what_is_not_wanted_is_not_waited_for(clips):
+    Path(clips.ids[2]).write_bytes(b"no sound any more")
+    batches = ahead(clips, [np.array([0]), np.array([1]), np.array([2])])
+    assert next(batches)[0].tolist() == [0]
+    batches.close()
+    with pytest.raises(ValueError, match=f"^{clips.ids[2]}: cannot be read"):
+        list(ahead(clips, [np.array([2])]))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

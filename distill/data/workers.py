@@ -1,10 +1,16 @@
-"""Batches in order, decoded ahead by worker processes where these are wanted."""
+"""Audio decoded ahead: by processes for training, by threads where clips are heard once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from distill.data.batches import Batch, Batches
+from distill.data.clips import Clips, pad
+
+THREADS = 4  # libsndfile and soxr let other threads run
 
 
 class Attempts(Dataset):
@@ -33,3 +39,15 @@ def in_order(batches: Batches, workers: int) -> Iterator[Batch]:
         if isinstance(attempt, ValueError):
             raise attempt
         yield attempt
+
+
+def ahead(clips: Clips, batches: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """Rows, audio (B, N) and lengths (B,) of each batch; the next one is decoded while this one is at work."""
+    coming: tuple[np.ndarray, list[Future]] | None = None
+    with ThreadPoolExecutor(THREADS) as pool:
+        for rows in batches:
+            ready, coming = coming, (rows, [pool.submit(clips.audio, row) for row in rows])
+            if ready:
+                yield ready[0], *pad([clip.result() for clip in ready[1]])
+        if coming:
+            yield coming[0], *pad([clip.result() for clip in coming[1]])
