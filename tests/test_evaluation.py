@@ -16,7 +16,6 @@ from distill.comparison import retention
 from distill.cost import Alive, cost, peak_memory
 from distill.data.clips import Clips, pad
 from distill.evaluation import Evaluate, deal, evaluate_rows, evaluate_task, table
-from distill.features import Encoder, Features, Grid, zero_padding
 from distill.frames import FrameCache, by_length, standardiser
 from distill.probe import Budget, Split, batches, schedule, score, train
 from distill.tasks import TASKS
