@@ -75,8 +75,8 @@ def retention(rows: dict, name: str = STUDENT) -> dict[str, float | None]:
     """
     kept: dict[str, float | None] = {}
     for task, cell in rows["teacher"]["tasks"].items():
-        values = (rows[row]["tasks"][task]["value"] for row in (name, "untrained", "teacher"))
-        share = float(_share(*(np.array([value]) for value in values), cell["lower_is_better"])[0])
+        student, untrained = (rows[row]["tasks"][task]["value"] for row in (name, "untrained"))
+        share = float(_share(student, untrained, cell["value"], cell["lower_is_better"]))
         kept[task] = None if np.isnan(share) else share
     known = [value for value in kept.values() if value is not None]
     return kept | {"mean": mean(known) if known else None}
@@ -102,18 +102,21 @@ def _interval(scores_R: np.ndarray | None) -> list[float] | None:
 def _share(student_R: np.ndarray, untrained_R: np.ndarray, teacher_R: np.ndarray, lower_is_better: bool) -> np.ndarray:
     """Of the way from untrained to teacher, at most 1; nan where there is no way."""
     sign = -1 if lower_is_better else 1
-    whole_R = sign * (teacher_R - untrained_R)
+    whole_R, way_R = sign * (np.asarray(teacher_R) - untrained_R), sign * (np.asarray(student_R) - untrained_R)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(whole_R > 0, np.minimum(1.0, sign * (student_R - untrained_R) / whole_R), np.nan)
+        return np.where(whole_R > 0, np.minimum(1.0, way_R / whole_R), np.nan)
 
 
 def _retention_interval(rows: dict, drawn: dict, name: str) -> dict[str, list[float] | None]:
     """Of each task, and of the mean over the tasks that have a retention."""
     shares = {}
     for task, cell in rows["teacher"]["tasks"].items():
-        three = [drawn[row][task] for row in (name, "untrained", "teacher")]
-        known = rows[name]["retention"][task] is not None and not any(one is None for one in three)
-        shares[task] = _share(*three, cell["lower_is_better"]) if known else None
+        ours, untrained, teacher = (drawn[row][task] for row in (name, "untrained", "teacher"))
+        known = rows[name]["retention"][task] is not None
+        if known and ours is not None and untrained is not None and teacher is not None:
+            shares[task] = _share(ours, untrained, teacher, cell["lower_is_better"])
+        else:
+            shares[task] = None
     known = [share for share in shares.values() if share is not None]
     shares["mean"] = np.mean(known, axis=0) if known else None
     return {task: _interval(share) for task, share in shares.items()}

@@ -10,6 +10,7 @@ from distill import plots
 from distill.tables import NAMES, heading, look_up, tasks
 
 COMPARED = ("teacher", "student", "untrained")  # rows whose errors are taken apart
+ENDS = 12  # groups of a kind that are shown from either end, where a corpus has many
 FRONT = "No row on the grey line is beaten on both axes by another. Bars are 95 % intervals over test clips."
 
 
@@ -54,9 +55,9 @@ def of_training(analysis: dict) -> Iterator[Drawing]:
     fit = look_up(analysis, "training/fit/curves") or {}
     losses = {name.removeprefix("loss_").upper(): fit[name] for name in fit if name.startswith("loss_")}
     if losses:
-        shares = {name: [value / values[0] for value in values] for name, values in losses.items() if values[0]}
-        caption = "Loss of each task's head while fusion and interface are fitted, divided by its first value."
-        made = plots.lines(fit["step"], shares, "loss / first loss")
+        shares = {name: [value / (max(values) or 1.0) for value in values] for name, values in losses.items()}
+        caption = "Loss of each task's head while fusion and interface are fitted, divided by its highest value."
+        made = plots.lines(fit["step"], shares, "loss / highest loss")
         yield Drawing("training-fit", "training", "Fitting the teacher", caption, made)
     curves = look_up(analysis, "training/distill/curves") or {}
     if "loss" in curves:
@@ -122,11 +123,19 @@ def of_errors(result: dict, analysis: dict) -> Iterator[Drawing]:
     rows = [name for name in COMPARED if name in result["rows"]]
     for task, kinds in analysis.get("errors", {}).items():
         metric = next(row["tasks"][task]["metric"] for row in result["rows"].values() if task in row["tasks"])
-        shown = {kind: {name: group["rows"] for name, group in found.items()} for kind, found in kinds.items()}
+        shown = {kind: _few({name: group["rows"] for name, group in found.items()}) for kind, found in kinds.items()}
         if shown and rows:
             caption = (
                 "Groups of test clips; small ones scatter. Lengths and noise in thirds; noise is estimated from the "
-                "audio itself."
+                f"audio itself. Of more than {2 * ENDS} groups the {ENDS} lowest and highest of the student are shown."
             )
             made = plots.groups(shown, rows, f"{NAMES.get(metric, metric)}, %")
             yield Drawing(f"errors-{task}", "errors", f"{task.upper()} by group", caption, made)
+
+
+def _few(found: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """The groups where the student's score is lowest and highest, if there are too many to show."""
+    if len(found) <= 2 * ENDS:
+        return found
+    ranked = sorted(found, key=lambda name: found[name].get("student", 0.0))
+    return {name: found[name] for name in ranked[:ENDS] + ranked[-ENDS:]}

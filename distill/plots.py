@@ -7,17 +7,19 @@ apart by colour-blind readers, and lines and points bear their names.
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 WIDTH = 4.1  # inches; 394 px of a screen
 INK, FAINT, RULE = "#222222", "#767676", "#dddddd"
 ROW_COLOURS = {"student": "#d55e00", "teacher": "#0072b2", "untrained": "#999999", "log-mel": "#999999"}
 OTHERS = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # for upstreams and further students, in their order
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
@@ -88,15 +90,17 @@ def pareto(points: Mapping[str, tuple[float, float, Sequence[float] | None]], co
     right = np.median([price for price, _, _ in points.values()])
     for left_side in (False, True):
         chosen = {n: p for n, p in points.items() if (p[0] > right) == left_side}
-        _label(axes, [(p[0], p[1], n, shades[n]) for n, p in chosen.items()], left_side=left_side)
+        marks = [(price, score, name, shades[name]) for name, (price, score, _) in chosen.items()]
+        _label(axes, marks, made.get_figheight(), left_side=left_side)
     return made
 
 
-def _label(axes: Axes, marks: Sequence[tuple[float, float, str, str]], *, left_side: bool = False) -> None:
-    """Names beside points, (x, y, name, colour), moved apart where they would meet."""
+def _label(
+    axes: Axes, marks: Sequence[tuple[float, float, str, Any]], height: float, *, left_side: bool = False
+) -> None:
+    """Names beside points, (x, y, name, colour), moved apart where they would meet; height: inches of the figure."""
     low, high = axes.get_ylim()
-    inches = 0.75 * axes.figure.get_figheight()  # of the axes, about: the layout is not made yet
-    line = 11 / 72 / inches * (high - low)  # height of a name, in data units
+    line = 11 / 72 / (0.75 * height) * (high - low)  # of text, in data units; the layout is not made yet
     marks = sorted(marks, key=lambda mark: mark[1])
     for (x, _, name, colour), y in zip(marks, spread([mark[1] for mark in marks], line), strict=True):
         axes.annotate(
@@ -108,6 +112,7 @@ def _label(axes: Axes, marks: Sequence[tuple[float, float, str, str]], *, left_s
             va="center",
             color=colour,
             annotation_clip=False,
+            path_effects=[withStroke(linewidth=3, foreground="white")],
         )
 
 
@@ -169,7 +174,7 @@ def lines(steps: Sequence[float], named: Mapping[str, Sequence[float]], title: s
     axes.margins(x=0)
     axes.set_xlim(0, None)
     ends = zip(named.items(), shades, strict=True)
-    _label(axes, [(steps[-1], values[-1], name, shade) for (name, values), shade in ends])
+    _label(axes, [(steps[-1], values[-1], name, shade) for (name, values), shade in ends], made.get_figheight())
     return made
 
 
@@ -199,7 +204,7 @@ def groups(kinds: Mapping[str, Mapping[str, Mapping[str, float]]], rows: Sequenc
     for axes, (kind, found) in zip(panels[:, 0], kinds.items(), strict=True):
         axes.set_title(f"by {kind}", color=FAINT)
         axes.set_yticks(range(len(found)), list(found))
-        axes.tick_params(axis="y", length=0, labelsize=8)
+        axes.tick_params(length=0, labelsize=8)
         axes.set_ylim(len(found) - 0.5, -0.5)
         axes.grid(color=RULE, linewidth=0.5)
         for row in rows:

@@ -25,7 +25,10 @@ CHUNK = 100  # resamples of trials at once: 16 MB of weights for 40,000 trials
 class Evidence(ABC):
     """What every clip adds to a score, so that the score of any draw of the clips can be told."""
 
-    units: int  # U: what is drawn, clips or speakers
+    @property
+    @abstractmethod
+    def units(self) -> int:
+        """U: how many there are of what is drawn, clips or speakers."""
 
     @abstractmethod
     def scores(self, times_RU: np.ndarray) -> np.ndarray:
@@ -86,7 +89,7 @@ class Trials(Evidence):
         """Over the trials with one of these clips in them, or two."""
         chosen_C = np.zeros(len(self.speakers_C), bool)
         chosen_C[rows] = True
-        weight_1N = chosen_C[self.clips_2N].any(0)[None].astype(np.float32)
+        weight_1N = np.any(chosen_C[self.clips_2N], axis=0, keepdims=True).astype(np.float32)
         left_N, right_N = self.speakers_C[self.clips_2N]
         kinds = set((left_N == right_N)[weight_1N[0] > 0])
         if len(kinds) < 2:

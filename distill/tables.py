@@ -74,7 +74,8 @@ def between(values: Sequence[float]) -> str:
 
 
 def bounds(values: Sequence[float], form: Form) -> str:
-    return f"{form(values[0])} to {form(values[1])}"
+    low, high = (form(value) for value in values)
+    return f"{low} to {high}" if low[0] in "+-" else f"{low}–{high}"  # noqa: RUF001
 
 
 def cell(result: dict, source: str, form: Form, *, bound: str = "") -> Cell:

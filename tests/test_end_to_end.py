@@ -39,6 +39,7 @@ def test_the_command_makes_what_it_promises(launched):
     assert {path.name for path in run.iterdir()} == {
         *("recipe.yaml", "environment.json", "metrics.jsonl", "tensorboard", "checkpoints"),
         *("teacher", "student", "evaluation", "evaluation.json"),
+        *("analysis.json", "report", "report.html", "report.md"),
     }
     assert list((run / "checkpoints").iterdir()) == []
     assert {path.name for path in (run / "teacher").iterdir()} == {"fused.safetensors", "teacher.json"}
@@ -69,6 +70,19 @@ def test_evaluation_json_is_as_promised(launched):
     assert rows["log-mel"]["parameters"] == 0
     for name in ROWS:
         assert any(line.startswith(name) for line in launched[1].splitlines()), "not in the table"
+
+
+def test_the_report_tells_of_this_run(launched):
+    run, said = launched
+    assert f"report: {run / 'report.html'}" in said
+    page = (run / "report.html").read_text()
+    assert all(f"<td>{name}</td>" in page for name in ROWS)
+    drawn = {path.stem for path in (run / "report").iterdir()}
+    assert {"scores", "pareto-parameters", "pareto-time", "training-fit", "training-distill"} <= drawn
+    assert {"explained-variance", "listening", *(f"similarity-{name}" for name in ROWS[1:4])} <= drawn
+    found = json.loads((run / "analysis.json").read_text())
+    assert found["training"]["distill"]["seconds"] > 0
+    assert set(found["errors"]["asr"]["length"].popitem()[1]["rows"]) == set(ROWS)
 
 
 def test_the_journal_tells_of_every_step(launched):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distill import plots, tables
+from distill import figures, plots, tables
 from distill.comparison import overall, retention
 from distill.files import write_json
 from distill.loading import save
@@ -79,7 +79,7 @@ def analysis() -> dict:
     }
     return {
         "training": {
-            "fit": {"seconds": 12.5, "curves": {"step": [1, 2], "loss_asr": [3.0, 2.0], "loss_er": [1.4, 1.5]}},
+            "fit": {"seconds": 12.5, "curves": {"step": [1, 2], "loss_asr": [3.0, 2.0], "loss_er": [0.0, 0.0]}},
             "distill": {"seconds": 98.7, "curves": {"step": list(range(20))} | curves},
         },
         "listening": {
@@ -345,6 +345,13 @@ def test_names_are_moved_apart_as_little_as_can_be():
     moved = plots.spread(sorted(np.random.default_rng(0).uniform(0, 10, 12)), 0.7)
     assert np.diff(moved).min() >= 0.7 - 1e-9
     assert plots.spread([], 1.0) == []
+
+
+def test_of_many_groups_the_extremes_are_shown():
+    many = {f"{number:03}": {"student": float((7 * number) % 100)} for number in range(100)}
+    shown = [group["student"] for group in figures._few(many).values()]
+    assert shown == [*map(float, range(12)), *map(float, range(88, 100))]
+    assert figures._few(dict(list(many.items())[:24])) == dict(list(many.items())[:24])
 
 
 def test_rows_are_told_apart_by_colour_blind_readers():
