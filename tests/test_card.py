@@ -1,0 +1,169 @@
+"""Model cards: metadata the Hub takes, every number from evaluation.json, licences named and warned about."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from hub_server import complaints
+
+from distill.recipe import Data, Recipe, Teacher
+from students.card import Facts, finetuned_card, student_card
+from teachers.licences import LICENCES, STRICTER, licence, strictest
+
+BASE = {"wavlm": "microsoft/wavlm-base-plus", "whisper": "openai/whisper-small"}
+TASKS = {"asr": ("wer", True), "sv": ("eer", True), "er": ("accuracy", False), "lid": ("accuracy", False)}
+ROWS = ("log-mel", "wavlm", "whisper", "teacher", "student", "untrained", "onnx", "onnx-int8")
+
+
+@pytest.fixture
+def facts() -> Facts:
+    return Facts(
+        recipe=Recipe("wavlm+whisper", teacher=Teacher(upstreams=list(BASE), checkpoints=BASE), data=Data()),
+        architecture="HubertModel",
+        parameters=626_208,
+        layers=4,
+        width=128,
+        rate=50.0,
+        group_norm=True,
+        languages=["de", "en"],
+        licences={"wavlm": "cc-by-sa-3.0", "whisper": "apache-2.0"},
+        licence="cc-by-sa-3.0",
+    )
+
+
+@pytest.fixture
+def result() -> dict:
+    """An evaluation whose numbers are all different."""
+    rows, value = {}, 11.017
+    for name in ROWS:
+        tasks = {}
+        for task, (metric, lower) in TASKS.items():
+            value += 1.137
+            tasks[task] = {"metric": metric, "lower_is_better": lower, "value": value, "seeds": [value, value]}
+        rows[name] = {"parameters": 626_208, "macs": 48e6, "real_time_factor": value / 1e4, "tasks": tasks}
+    rows["student"]["retention"] = {"asr": 0.7, "mean": 0.8203}
+    cell = {"metric": "wer", "lower_is_better": True, "value": 33.335, "cer": 12.678, "clips": 480}
+    cell |= {"model": "HubertForCTC", "parameters": 630_107, "labels": []}
+    return {"rows": rows, "finetuned": {"asr": cell}}
+
+
+def head(card: str) -> dict:
+    return yaml.safe_load(card.split("---")[1])
+
+
+def numbers(text: str) -> set[str]:
+    """What looks measured: numbers with decimals, outside versions and names."""
+    return set(re.findall(r"(?<![\w./-])\d+\.\d+(?![\w.-])", text))
+
+
+def leaves(value) -> list[float]:
+    if isinstance(value, dict):
+        return [leaf for part in value.values() for leaf in leaves(part)]
+    if isinstance(value, list):
+        return [leaf for part in value for leaf in leaves(part)]
+    return [float(value)] if isinstance(value, int | float) else []
+
+
+def traced(text: str, result: dict) -> bool:
+    """Whether every number of a text is one of the result's, rounded; parameters are told in millions."""
+    known = [*leaves(result), *(leaf / 1e6 for leaf in leaves(result))]
+    for said in numbers(text):
+        decimals = len(said.partition(".")[2])
+        if not any(f"{round(value, decimals):.{decimals}f}" == said for value in known):
+            return False
+    return True
+
+
+def test_the_hub_takes_the_metadata(facts, result):
+    cards = [student_card(facts, "me/student"), student_card(facts, "me/student", result, {"asr": "me/student-asr"})]
+    for card in [*cards, finetuned_card(facts, "me/student-asr", result, "asr", "me/student")]:
+        assert complaints(card) == []
+        assert card.endswith("\n") and "{{" not in card and "{%" not in card and "None" not in card
+
+
+def test_the_metadata_says_where_it_comes_from(facts, result):
+    data = head(student_card(facts, "me/student", result))
+    assert data["base_model"] == list(BASE.values()) and data["base_model_relation"] == "finetune"
+    assert data["license"] == "cc-by-sa-3.0" and data["language"] == ["de", "en"]
+    assert data["pipeline_tag"] == "feature-extraction" and data["library_name"] == "transformers"
+    assert {"speech", "distillation", "fusedistill", *BASE} == set(data["tags"])
+    tuned = head(finetuned_card(facts, "me/student-asr", result, "asr", "me/student"))
+    assert tuned["base_model"] == ["me/student"] and tuned["pipeline_tag"] == "automatic-speech-recognition"
+
+
+def test_the_model_index_is_what_was_measured_and_nothing_else(facts, result):
+    (index,) = head(student_card(facts, "me/student", result))["model-index"]
+    found = {one["dataset"]["config"]: one["metrics"] for one in index["results"]}
+    cells = result["rows"]["student"]["tasks"]
+    assert {task: [(m["type"], m["value"]) for m in metrics] for task, metrics in found.items()} == {
+        task: [(cell["metric"], round(cell["value"], 2))] for task, cell in cells.items()
+    }
+    assert "model-index" not in head(student_card(facts, "me/student"))
+
+
+def test_every_number_is_of_the_evaluation(facts, result):
+    for card in (
+        student_card(facts, "me/student", result, {"asr": "me/student-asr"}),
+        finetuned_card(facts, "me/student-asr", result, "asr", "me/student"),
+    ):
+        body = card.split("---", 2)[2].replace("CC BY-SA 3.0", "").replace("cc-by-sa-3.0", "")
+        assert numbers(body) and traced(body, result)
+        assert not traced(body + "\nWER 99.9\n", result)
+
+
+def test_card_and_evaluation_cannot_part(facts, result):
+    """Another evaluation, another card: each measured number moves its own."""
+    before = student_card(facts, "me/student", result)
+    for task in TASKS:
+        for row in ROWS:
+            changed = json.loads(json.dumps(result))
+            changed["rows"][row]["tasks"][task]["value"] = 77.7
+            assert "77.7" in student_card(facts, "me/student", changed) and "77.7" not in before
+    changed = json.loads(json.dumps(result))
+    changed["finetuned"]["asr"]["value"] = 77.7
+    assert "77.7" in finetuned_card(facts, "me/student-asr", changed, "asr", "me/student")
+
+
+def test_folders_are_no_base_models(facts, tmp_path):
+    shipped = Teacher(upstreams=["wavlm"], checkpoints={"wavlm": "teachers/mini/wavlm"})
+    (tmp_path / "own").mkdir()
+    for teacher in (shipped, replace(shipped, checkpoints={"wavlm": str(tmp_path / "own")})):
+        card = student_card(replace(facts, recipe=replace(facts.recipe, teacher=teacher)), "me/student")
+        assert "base_model" not in head(card) and "base_model_relation" not in head(card)
+        assert complaints(card) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("unknown", "unknown here"), ("cc-by-nc-4.0", "no commercial use"), ("cc-by-sa-3.0", "same licence")],
+)
+def test_the_strictest_licence_is_warned_about(facts, name, words):
+    card = student_card(replace(facts, licence=name), "me/student")
+    assert words in card and complaints(card) == []
+
+
+def test_each_upstream_is_listed_with_its_licence(facts):
+    card = student_card(facts, "me/student")
+    assert "| wavlm | microsoft/wavlm-base-plus | cc-by-sa-3.0 |" in card
+    assert "| whisper | openai/whisper-small | apache-2.0 |" in card
+
+
+def test_padding_is_warned_of_where_it_matters(facts):
+    assert "one clip at a time" in student_card(facts, "me/student")
+    assert "one clip at a time" not in student_card(replace(facts, group_norm=False), "me/student")
+
+
+def test_licences_are_known_or_said_to_be_unknown(tmp_path):
+    assert licence("microsoft/wavlm-base-plus") == "cc-by-sa-3.0" and licence("openai/whisper-small") == "apache-2.0"
+    assert licence("someone/something") == "unknown" and licence(str(tmp_path)) == "unknown"
+    assert licence(str(Path(__file__).parent.parent / "teachers" / "mini" / "wavlm")) == "apache-2.0"
+    assert set(LICENCES.values()) <= set(STRICTER)
+
+
+def test_the_strictest_is_the_one_that_binds_most():
+    assert strictest(["apache-2.0", "cc-by-sa-3.0", "mit"]) == "cc-by-sa-3.0"
+    assert strictest(["cc-by-nc-sa-4.0", "cc-by-nc-4.0"]) == "cc-by-nc-sa-4.0"
+    assert strictest(["unknown", "cc-by-nc-4.0"]) == "unknown"
