@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from distill.data.batches import BLUR
 from distill.data.embedded import EmbeddedCorpus
 from distill.evaluation import Evaluate
 from distill.fusion import COMBINE
@@ -36,6 +37,7 @@ def within(default: Any, least=-math.inf, above=-math.inf, below=math.inf, menu:
 class Data:
     corpus: str = within("embedded", menu=CORPORA)
     embedded: EmbeddedCorpus = field(default_factory=EmbeddedCorpus)
+    blur: float = within(BLUR, least=0)  # seconds by which clips in a batch may differ in length beyond need
 
     def __post_init__(self):
         check("data.", self)

@@ -33,6 +33,7 @@ def plan(run: Run, stage: str, settings: Fit | Distill, passes: int) -> Plan:
         warmup=settings.warmup,
         save_every=settings.save_every,
         log_every=settings.log_every,
+        blur=run.recipe.data.blur,
     )
 
 
