@@ -30,11 +30,8 @@ class Batch:
     counts: Tensor  # (J,) what each part of the loss is divided by: totals over the whole optimizer step
 
     def to(self, device: torch.device) -> "Batch":
-        """On the device; to a GPU from pinned memory, so that copying does not wait for what is computed there."""
-        parts = (self.audio, self.lengths, self.counts)
-        if device.type == "cuda":
-            parts = tuple(part.pin_memory() for part in parts)
-        return Batch(self.rows, self.ids, *(part.to(device, non_blocking=True) for part in parts))
+        parts = (moved(part, device) for part in (self.audio, self.lengths, self.counts))
+        return Batch(self.rows, self.ids, *parts)
 
     def seconds(self) -> float:
         return float(self.lengths.sum()) / SAMPLE_RATE
