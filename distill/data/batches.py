@@ -37,6 +37,11 @@ class Batch:
         return float(self.lengths.sum()) / SAMPLE_RATE
 
 
+def moved(part: Tensor, device: torch.device) -> Tensor:
+    """On the device; to a GPU from pinned memory, so that copying does not wait for what is computed there."""
+    return (part.pin_memory() if device.type == "cuda" else part).to(device, non_blocking=True)
+
+
 def epoch(samples: np.ndarray, batch_seconds: float, seed: int, number: int, blur: float = BLUR) -> list[np.ndarray]:
     """One epoch's steps: every clip once, clips of like length together, about `batch_seconds` in each.
 
