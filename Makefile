@@ -22,7 +22,7 @@ style: $(VENV)/installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/installed
-	$(BIN)/python benchmarks/throughput.py recipe=$(RECIPE) $(ARGS)
+	$(BIN)/python -m benchmarks.throughput recipe=$(RECIPE) $(ARGS)
 
 # the stamp is made last, so that an interrupted installation is repeated
 $(VENV)/installed: pyproject.toml constraints.txt

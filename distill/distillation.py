@@ -122,12 +122,16 @@ def look(
     if settings.targets == "codes":
         recall = codes(accelerator, supervision, clips, seconds, settings.codebooks, place)
         names = [str(number + 1) for number in range(settings.layers)] + ["interface"] * supervision.summary
-        return CodeDistillation(clips, student, recall, names)
-    if settings.targets == "online":
-        targets = online(supervision)
-    elif settings.targets == "cached":
-        targets = cached(accelerator, supervision, clips, seconds, settings.cache_precision, place)
+        objective = CodeDistillation(clips, student, recall, names)
     else:
-        accelerator.print(f"the teacher listens to {clips.seconds() / 3600:.2f} h of audio, once")
-        targets = memory(supervision, clips, seconds, accelerator.device)
-    return Distillation(clips, student, targets, settings.layers, supervision.width)
+        if settings.targets == "online":
+            targets = online(supervision)
+        elif settings.targets == "cached":
+            targets = cached(accelerator, supervision, clips, seconds, settings.cache_precision, place)
+        else:
+            accelerator.print(f"the teacher listens to {clips.seconds() / 3600:.2f} h of audio, once")
+            targets = memory(supervision, clips, seconds, accelerator.device)
+        objective = Distillation(clips, student, targets, settings.layers, supervision.width)
+    if settings.targets != "online":
+        supervision.to("cpu")  # it has said all it has to say; a GPU has other uses for its memory
+    return objective

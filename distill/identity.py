@@ -32,8 +32,8 @@ def module_digest(module: nn.Module) -> str:
     """Of the weights and buffers by name, of the classes, and of their settings."""
     digest = hashlib.blake2b(digest_size=16)
     for name, part in module.named_modules():
-        kept = {key: value for key, value in vars(part).items() if isinstance(value, bool | int | float | str | Grid)}
-        kept.pop("training", None)
+        said = {key: value for key, value in vars(part).items() if not key.startswith("_") and key != "training"}
+        kept = {key: value for key, value in said.items() if isinstance(value, bool | int | float | str | Grid)}
         digest.update(f"{name} {type(part).__qualname__} {sorted(kept.items())}\0".encode())
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\0".encode())

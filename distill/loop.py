@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from distill.checkpoint import Checkpoints
-from distill.data.batches import Batch, Batches
+from distill.data.batches import BLUR, Batch, Batches
 from distill.data.clips import Clips
 from distill.data.workers import in_order
 
@@ -59,6 +59,7 @@ class Plan:
     save_every: int
     log_every: int
     workers: int = 0  # processes that decode ahead
+    blur: float = BLUR  # seconds, of lengths in a batch
 
 
 def optimizer(module: nn.Module, weight_decay: float) -> torch.optim.AdamW:
@@ -105,8 +106,10 @@ def train(
         passes=plan.passes,
         process=accelerator.process_index,
         processes=accelerator.num_processes,
+        blur=plan.blur,
     )
     passes = accelerator.num_processes * plan.passes  # DeepSpeed averages over these; we have divided already
+    watch = Watch(accelerator)
     with closing(journal):
         for item, batch in enumerate(in_order(batches, plan.workers)):
             step = start + item // plan.passes
@@ -116,7 +119,9 @@ def train(
             torch.manual_seed(seed_of(plan.seed, item + start * plan.passes, accelerator.process_index))
             with accelerator.accumulate(model):
                 loss, tally = objective.outcome(model, batch.to(accelerator.device), step / plan.steps)
-                demand_finite(accelerator, loss, step, batch.ids)
+                watch.add(loss, batch.ids)
+                if (item + 1) % plan.passes == 0:
+                    watch.demand_finite(step)
                 accelerator.backward(loss * passes)
                 trainer.step()
                 trainer.zero_grad()
@@ -132,16 +137,34 @@ def seed_of(seed: int, number: int, process: int) -> int:
     return int(np.random.SeedSequence([seed, number, process]).generate_state(1)[0])
 
 
-def demand_finite(accelerator: Accelerator, loss: Tensor, step: int, ids: list[str]) -> None:
-    """Raise NonFiniteLossError in every process if the loss of any is not a number."""
-    bad = (~loss.detach().isfinite()).float()
-    if float(cast(Tensor, accelerator.reduce(bad, "sum"))) > 0:
-        shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
-        whose = f"clips {shown}" if float(bad) else "clips of another process"
-        raise NonFiniteLossError(
-            f"step {step}: the loss is {float(loss.detach())} ({whose}); the step was not taken. "
-            "Listen to these clips, or lower learning_rate; the last checkpoint is kept"
-        )
+class Watch:
+    """Keeps an eye on the losses of a step, and asks all processes about them once, before its last backward pass.
+
+    Asking costs a reduction and, on a GPU, a wait for all that was queued: once a step, not once a pass.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.seen: list[tuple[Tensor, list[str]]] = []
+
+    def add(self, loss: Tensor, ids: list[str]) -> None:
+        """Remember the loss of a pass and whose it is."""
+        self.seen.append((loss.detach(), ids))
+
+    def demand_finite(self, step: int) -> None:
+        """Raise NonFiniteLossError in every process if a loss of any is not a number."""
+        losses = torch.stack([loss for loss, _ in self.seen])
+        bad = (~losses.isfinite()).sum().float()
+        if float(cast(Tensor, self.accelerator.reduce(bad, "sum"))) > 0:
+            own = [(float(loss), ids) for loss, ids in self.seen if not bool(loss.isfinite())]
+            value, ids = own[0] if own else (float(losses[-1]), [])
+            shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+            whose = f"clips {shown}" if own else "clips of another process"
+            raise NonFiniteLossError(
+                f"step {step}: the loss is {value} ({whose}); the step was not taken. "
+                "Listen to these clips, or lower learning_rate; the last checkpoint is kept"
+            )
+        self.seen.clear()
 
 
 class Journal:

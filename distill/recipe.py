@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from distill.data.batches import BLUR
 from distill.data.clips import MONO
 from distill.data.columns import COLUMNS
 from distill.data.embedded import EmbeddedCorpus
@@ -75,6 +76,7 @@ class Data:
     longest: float = within(0.0, least=0)  # seconds; clips above are left out; 0: none is
     bad_share: float = within(0.01, least=0, below=1)  # most files that may be unusable
     workers: int = within(-1, least=-1)  # processes that decode ahead; -1: as many as help. Changes no result
+    blur: float = within(BLUR, least=0)  # seconds by which clips in a batch may differ in length beyond need
 
     def __post_init__(self):
         check("data.", self)

@@ -46,6 +46,7 @@ def plan(run: Run, stage: str, settings: Fit | Distill | Finetune, passes: int) 
         save_every=settings.save_every,
         log_every=settings.log_every,
         workers=run.recipe.data.decoders(runtime.processes()),
+        blur=run.recipe.data.blur,
     )
 
 

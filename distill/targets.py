@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distill.caching import open_store
 from distill.codes import Codebooks, Codes, learn_codebooks
-from distill.data.batches import Batch
+from distill.data.batches import Batch, moved
 from distill.data.clips import Clips
 from distill.features import Encoder, Features
 from distill.frames import FrameCache, hear
@@ -88,7 +88,7 @@ def memory(supervision: Supervision, clips: Clips, seconds: float, device: torch
 
     def recall(batch: Batch) -> tuple[Features, Tensor | None]:
         hidden_BLTD, lengths_B = cache.batch(batch.rows, None, None)
-        features = Features(hidden_BLTD.to(device), lengths_B.to(device), supervision.grid)
+        features = Features(moved(hidden_BLTD, device), moved(lengths_B, device), supervision.grid)
         return supervision.part(features)
 
     return recall
@@ -103,7 +103,7 @@ def cached(
     store = open_store(accelerator, Frozen(supervision), clips, packing, seconds, place, made_of)
 
     def recall(batch: Batch) -> tuple[Features, Tensor | None]:
-        bytes_BTW, lengths_B = (part.to(accelerator.device) for part in store.batch(batch.rows))
+        bytes_BTW, lengths_B = (moved(part, accelerator.device) for part in store.batch(batch.rows))
         return supervision.part(Features(packing.unpack(bytes_BTW), lengths_B, supervision.grid))
 
     return recall
@@ -125,7 +125,7 @@ def codes(
     store = open_store(accelerator, Frozen(supervision), clips, packing, seconds, place, made_of)
 
     def recall(batch: Batch) -> Codes:
-        bytes_BTW, lengths_B = (part.to(accelerator.device) for part in store.batch(batch.rows))
+        bytes_BTW, lengths_B = (moved(part, accelerator.device) for part in store.batch(batch.rows))
         return Codes(packing.split(bytes_BTW), lengths_B, supervision.grid)
 
     return recall

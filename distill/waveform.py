@@ -103,6 +103,8 @@ class Waveform(Encoder):
         self.grid = front_end_grid(model.config.conv_kernel, model.config.conv_stride)
         self.layers = model.config.num_hidden_layers + 1
         self.width = model.config.hidden_size
+        # else, for the sake of gradient checkpointing, transformers computes a gradient for the audio itself
+        model.feature_extractor._requires_grad = False
         first = model.feature_extractor.conv_layers[0]
         if isinstance(first.layer_norm, nn.GroupNorm):
             first.layer_norm = ClipNorm(first.layer_norm)

@@ -1,6 +1,7 @@
 """The benchmark on tiny models: it accounts for all of the time, and for the padding there is."""
 
 import io
+from dataclasses import replace
 from time import perf_counter, sleep
 
 import datasets
@@ -8,9 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from torch import Tensor, nn
 
-from benchmarks.throughput import Clock, distilling, fitting, hearing, probing, table, time_steps
+from benchmarks.clock import STEPS, WARM, Clock
+from benchmarks.hearing import hearing, probing
+from benchmarks.reference import Plain, ratios, reference, whole
+from benchmarks.steps import Feed, distilling, fitting, time_steps
+from benchmarks.throughput import table
+from distill.data.batches import Batches
 from distill.data.clips import Clips
 from distill.evaluation import Evaluate
 from distill.frames import FrameCache
@@ -28,23 +33,11 @@ QUICK = Evaluate(batch=4)
 SAMPLES = (8000, 12000)  # of the clips, in turn
 
 
-class Engine(nn.Module):
-    """What DeepSpeed's engine is to the benchmark."""
-
-    def __init__(self, module: nn.Module):
-        super().__init__()
-        self.module = module
-        self.optimizer = torch.optim.AdamW(module.parameters(), lr=0.0)
-
-    def forward(self, *inputs):
-        return self.module(*inputs)
-
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()
-
-    def step(self) -> None:
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+def feed(objective, seconds: float, passes: int = 1) -> Feed:
+    """What `time_steps` hears, in one process."""
+    deal = {"start": 0, "steps": WARM + STEPS + 1, "passes": passes, "process": 0, "processes": 1}
+    batches = Batches(objective.clips, objective.counts, batch_seconds=seconds, seed=0, **deal)
+    return ((batch, batch.seconds()) for batch in batches)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +88,7 @@ def test_a_second_belongs_to_the_innermost_part_alone(clock):
 
 def test_the_parts_of_a_fit_step_are_the_whole_of_it(clock, teacher, clips):
     module, objective = fitting(clock, teacher, ["asr", "sv", "er", "lid"], clips)
-    steps = time_steps(clock, Engine(module), objective, 4.0, 1)
+    steps = time_steps(clock, Plain(module, 1.0), objective, feed(objective, 4.0), 1)
     ours = {"data", "wavlm", "whisper", "fusion", "interface", "heads, loss", "backward", "optimizer"}
     demand_whole(steps, ours)
 
@@ -106,17 +99,20 @@ def test_the_parts_of_a_distill_step_are_the_whole_of_it(clock, teacher, clips, 
     ours = {"data", "targets", "student", "heads, loss", "backward", "optimizer"}
     recall = memory(supervision, clips, 4.0, CPU)
     module, objective = distilling(clock, teacher, student, clips, recall, SETTINGS)
-    demand_whole(time_steps(clock, Engine(module), objective, 4.0, passes), ours)
+    demand_whole(time_steps(clock, Plain(module, 1.0), objective, feed(objective, 4.0, passes), passes), ours)
     module, objective = distilling(clock, teacher, student, clips, online(supervision), SETTINGS)
-    demand_whole(time_steps(clock, Engine(module), objective, 4.0, passes), ours | {"wavlm", "whisper"})
+    demand_whole(
+        time_steps(clock, Plain(module, 1.0), objective, feed(objective, 4.0, passes), passes),
+        ours | {"wavlm", "whisper"},
+    )
 
 
 def test_padding_is_what_is_no_clips(clock, teacher, clips):
     module, objective = fitting(clock, teacher, ["sv"], clips)
-    whole = time_steps(clock, Engine(module), objective, 60.0, 1)  # all clips in one batch
+    whole = time_steps(clock, Plain(module, 0.0), objective, feed(objective, 60.0), 1)  # all clips in one batch
     assert whole["padding"] == pytest.approx(1 - sum(SAMPLES) / (2 * max(SAMPLES)))
     single, objective = fitting(clock, teacher, ["sv"], clips.select(range(0, 16, 2)))
-    assert time_steps(clock, Engine(single), objective, 60.0, 1)["padding"] == 0
+    assert time_steps(clock, Plain(single, 0.0), objective, feed(objective, 60.0), 1)["padding"] == 0
 
 
 def test_hearing_and_probing_have_a_rate_and_it_is_shown(teacher, clips):
@@ -124,7 +120,33 @@ def test_hearing_and_probing_have_a_rate_and_it_is_shown(teacher, clips):
     rates = {name: probing(name, clips, cache, QUICK, CPU) for name in QUICK.tasks}
     rates["teacher"] = hearing(Frozen(teacher), clips, 4.0, CPU)
     assert min(rates.values()) > 0
-    steps = {"fit": {"share": {"data": 0.25, "backward": 0.75}, "padding": 0.031}}
-    result = {"recipe": "a+b", "scale": "mini", "machine": "CPU", "memory_gb": 1.0}
+    spent = {"share": {"data": 0.25, "backward": 0.75}, "seconds": {"data": 0.001, "backward": 0.003}}
+    steps = {"fit": spent | {"padding": 0.031, "flops": 7e9, "utilisation": 0.41}}
+    result = {"recipe": "a+b", "scale": "mini", "machine": "CPU", "memory_gb": {"resident": 1.25}}
+    result |= {"ratio_to_reference": {"distill, online": 2.35}, "real_time_factor": {"student": {"one clip": 0.0123}}}
     shown = table(result | {"steps": steps, "audio_seconds_per_second": rates})
-    assert all(f"{value:.1f}" in shown for value in (*rates.values(), 25.0, 75.0, 3.1))
+    assert all(f"{value:.1f}" in shown for value in rates.values())
+    for value in (25.0, 75.0, 3.1, 1.0, 3.0, 7.0, 41.0, 2.35):
+        assert f" {value:.2f}\n" in shown
+    assert "0.0123" in shown and "resident 1.25 GB" in shown
+
+
+def test_the_reference_hears_padding_as_speech_and_counts_it_not(clips, teacher, clock, build_tiny_student):
+    student, supervision = build_tiny_student(), Supervision(teacher, [1, 2], summary=True)
+    batches = whole(clips, student, 5.0)
+    heard = [next(batches) for _ in range(2)]
+    assert sorted(row for batch, _ in heard for row in batch.rows) == list(range(16)), "an epoch"
+    for batch, seconds in heard:
+        assert bool((batch.lengths == batch.audio.shape[1]).all())
+        assert seconds == pytest.approx(clips.samples[batch.rows].sum() / 16_000)
+    settings = replace(SETTINGS, batch_seconds=5.0)
+    steps = reference(clock, supervision, student, clips, settings)
+    assert steps["padding"] > 0.1 and steps["flops"] > 0
+    demand_whole(steps, {"data", "targets", "student", "heads, loss", "backward", "optimizer", "wavlm", "whisper"})
+
+
+def test_epochs_share_the_cost_of_writing():
+    rates = {"reference": 10.0, "distill, online": 20.0, "distill, cached": 100.0, "distill, codes": 50.0}
+    found = ratios({name: {"rate": rate} for name, rate in rates.items()}, write=40.0)
+    assert found["distill, online"] == 2 and found["distill, cached"] == 10
+    assert found["10 epochs, cached"] == pytest.approx((10 / 10) / (1 / 40 + 10 / 100))

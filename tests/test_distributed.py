@@ -1,11 +1,15 @@
 """Two processes under the real launcher learn what one learns, but for the order of sums."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from miniature import CONFIG, Miniature, journal, weights
+from miniature import CONFIG, ROOT, Miniature, journal, on, weights
+
+from distill.runtime import free_port
 
 STAGES = ["stages=[fit,distill]", "student.dropout=0"]  # dropout draws other masks in another process
 BOTH = os.sched_getaffinity(0)  # a core for each process, where there are two
@@ -86,3 +90,37 @@ def test_two_processes_evaluate_as_one(miniature: Miniature, launched, tmp_path)
         assert row["parameters"] == theirs[name]["parameters"]
         for task in row["tasks"]:
             assert said.count(f"evaluate {name} {task}:") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["cached", "codes"])
+def test_two_processes_equal_one_with_targets_on_the_disk(miniature: Miniature, untaught, tmp_path, mode):
+    """Each writes its share of them; the codebooks are learned by the first alone."""
+    given = [f"distill.targets={mode}", f"distill.cache={tmp_path / 'alone' / 'cache'}"]
+    miniature.run(miniature.words(tmp_path / "alone", *STAGES, *given))
+    given[1] = f"distill.cache={tmp_path / 'both' / 'cache'}"
+    run, said = together(miniature, CONFIG, tmp_path / "both", *given)
+    assert said.count("targets: ") >= 1 and "2 processes" in said
+    assert_as_one(run, tmp_path / "alone/run", untaught)
+
+
+@pytest.mark.slow
+def test_two_machines_equal_one(miniature: Miniature, alone, untaught, tmp_path):
+    """Two launchers of one process each, joined as two machines are; only the network between them is missing."""
+    port = str(free_port())
+    launcher = ["--config_file", str(ROOT / "accelerate_config.multi_node.yaml"), "--num_processes", "2"]
+    launcher += ["--main_process_ip", "127.0.0.1", "--main_process_port", port]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *launcher, "--machine_rank"]
+    words = ["distill.py", *miniature.words(tmp_path, *STAGES)]
+    output = tmp_path / "second.log"
+    with output.open("wb") as log, on(BOTH):
+        second = subprocess.Popen(
+            [*command, "1", *words], cwd=ROOT, env=miniature.environment(), stdout=log, stderr=log
+        )
+        try:
+            said = miniature.launch([*launcher, "--machine_rank", "0"], words[1:], BOTH)
+            assert second.wait(120) == 0, output.read_text()
+        finally:
+            second.kill()
+    assert "2 processes" in said
+    assert_as_one(tmp_path / "run", alone, untaught)

@@ -14,10 +14,10 @@ from spoken import Levels, speak
 from distill import evaluation
 from distill.comparison import retention
 from distill.cost import cost, peak_memory
-from distill.live import Live
 from distill.data.clips import Clips, pad
 from distill.evaluation import Evaluate, deal, evaluate_rows, evaluate_task, table
 from distill.frames import FrameCache, by_length, standardiser
+from distill.live import Live
 from distill.probe import Budget, Split, batches, schedule, score, train
 from distill.tasks import TASKS
 

@@ -1,6 +1,7 @@
 """Frames on disk: every clip is where the layout says, and what is damaged, foreign or too large says so."""
 
 import json
+import tracemalloc
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -177,6 +178,16 @@ def test_no_bytes_are_no_features(packing):
 def test_what_cannot_be_kept_is_an_error(packing, bad):
     with pytest.raises(ValueError, match="not finite numbers"):
         packing.pack(torch.tensor([[[1.0, bad]]]))
+
+
+def test_where_a_million_clips_lie_takes_tens_of_bytes_each():
+    frames = np.full(1_000_000, 120)
+    batches = np.split(np.arange(1_000_000), range(40, 1_000_000, 40))
+    tracemalloc.start()
+    layout = Layout.of(batches, frames, 20)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 30 * len(frames) and peak < 80 * len(frames) and len(layout.frames) > 1
 
 
 def test_paths_are_made(tmp_path: Path):

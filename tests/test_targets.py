@@ -130,6 +130,9 @@ def test_whatever_makes_other_targets_has_another_folder(accelerator, teacher, c
 def test_what_a_module_was_told_belongs_to_its_digest(build_model):
     plain, normed = (Waveform(build_model("wavlm", norm="layer"), normalize=flag) for flag in (False, True))
     assert module_digest(plain) != module_digest(normed)
+    before = module_digest(plain)
+    plain(torch.ones(1, 8000), torch.tensor([8000]))
+    assert module_digest(plain) == before, "being used is no setting"
     assert module_digest(plain) == module_digest(Waveform(build_model("wavlm", norm="layer"), normalize=False).train())
 
 

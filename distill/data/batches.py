@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from distill.data.clips import Clips, pad
 from distill.features import SAMPLE_RATE
 
-JITTER = 0.3  # seconds by which lengths are blurred before sorting, so that batches differ from epoch to epoch
+BLUR = 0.15  # seconds by which lengths are blurred before sorting, so that batches differ from epoch to epoch
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,25 @@ class Batch:
     counts: Tensor  # (J,) what each part of the loss is divided by: totals over the whole optimizer step
 
     def to(self, device: torch.device) -> "Batch":
-        moved = (self.audio.to(device), self.lengths.to(device), self.counts.to(device))
-        return Batch(self.rows, self.ids, *moved)
+        parts = (moved(part, device) for part in (self.audio, self.lengths, self.counts))
+        return Batch(self.rows, self.ids, *parts)
 
     def seconds(self) -> float:
         return float(self.lengths.sum()) / SAMPLE_RATE
 
 
-def epoch(samples: np.ndarray, batch_seconds: float, seed: int, number: int) -> list[np.ndarray]:
-    """One epoch's steps: every clip once, clips of like length together, about `batch_seconds` in each."""
+def moved(part: Tensor, device: torch.device) -> Tensor:
+    """On the device; to a GPU from pinned memory, so that copying does not wait for what is computed there."""
+    return (part.pin_memory() if device.type == "cuda" else part).to(device, non_blocking=True)
+
+
+def epoch(samples: np.ndarray, batch_seconds: float, seed: int, number: int, blur: float = BLUR) -> list[np.ndarray]:
+    """One epoch's steps: every clip once, clips of like length together, about `batch_seconds` in each.
+
+    blur: seconds by which lengths may seem other than they are; more mixes more, and pads more.
+    """
     rng = np.random.default_rng([seed, number])
-    order = np.argsort(samples + rng.uniform(0, JITTER * SAMPLE_RATE, len(samples)), kind="stable")
+    order = np.argsort(samples + rng.uniform(0, blur * SAMPLE_RATE, len(samples)), kind="stable")
     heard = np.cumsum(samples[order]) / SAMPLE_RATE
     steps = max(int(np.ceil(heard[-1] / batch_seconds)), 1)
     step_of = np.minimum((heard - 1e-9) * steps / heard[-1], steps - 1).astype(int)  # equal shares, no small rest
@@ -49,7 +57,7 @@ def epoch(samples: np.ndarray, batch_seconds: float, seed: int, number: int) -> 
 
 
 def deal(rows: np.ndarray, samples: np.ndarray, parts: int) -> list[np.ndarray]:
-    """A step's clips in `parts` hands of like length, there and back again, longest first.
+    """A step's clips in `parts` hands of about as many seconds, longest clips first, so that each hand pads little.
 
     Raises ValueError when there are fewer clips than hands.
     """
@@ -59,9 +67,11 @@ def deal(rows: np.ndarray, samples: np.ndarray, parts: int) -> list[np.ndarray]:
             "raise batch_seconds or use fewer processes"
         )
     order = rows[np.argsort(-samples[rows], kind="stable")]
-    turn = np.arange(len(order)) % (2 * parts)
-    hand = np.where(turn < parts, turn, 2 * parts - 1 - turn)
-    return [order[hand == part] for part in range(parts)]
+    middles = np.cumsum(samples[order]) - samples[order] / 2
+    number = np.arange(1, parts)
+    cuts = np.searchsorted(middles, samples[order].sum() * number / parts)
+    cuts = np.maximum.accumulate(np.maximum(cuts - number, 0)) + number  # no hand is empty
+    return np.split(order, np.minimum(cuts, len(order) - parts + number))
 
 
 def accumulation(batch_seconds: float, forward_seconds: float, processes: int) -> int:
@@ -87,12 +97,13 @@ class Batches(Dataset):
         passes: int,
         process: int,
         processes: int,
+        blur: float = BLUR,
     ):
         self.clips, self.counts = clips, counts
         self.batch_seconds, self.seed = batch_seconds, seed
         self.start, self.steps, self.passes = start, steps, passes
         self.process, self.processes = process, processes
-        self._epoch = lru_cache(maxsize=2)(lambda number: epoch(clips.samples, batch_seconds, seed, number))
+        self._epoch = lru_cache(maxsize=2)(lambda number: epoch(clips.samples, batch_seconds, seed, number, blur))
 
     def __len__(self) -> int:
         return (self.steps - self.start) * self.passes
