@@ -98,7 +98,7 @@ def summary(path: Path) -> str:
     return path.read_text().partition("\n")[0].removeprefix("#").strip()
 
 
-def cost(recipe: Recipe, families: Collection[str], folder: Path = RECIPES) -> str:
+def cost(recipe: Recipe, families: Mapping[str, Family], folder: Path = RECIPES) -> str:
     """What the recipe's file says that it costs; nothing for a recipe of no file, or another than the file's."""
     path = menu(folder).get(recipe.recipe)
     if path is None or changed(recipe, load([f"recipe={recipe.recipe}"], families, folder)):

@@ -91,7 +91,9 @@ def untrained(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = model_class(config).eval()
-    return model if dtype == torch.float32 else model.to(dtype), extractor  # which fake tensors could not
+    if dtype != torch.float32:  # which fake tensors could not become
+        nn.Module.to(model, dtype)
+    return model, extractor
 
 
 def shipped(name: str) -> str:
