@@ -1,7 +1,7 @@
 """What the clips of all rows tell together: intervals, retention, and whether the student differs from a row.
 
 Beside every cell, `<row>.<task>.npz` keeps each clip's prediction: ids (C,), references (C,), and predictions (S, C)
-as texts or classes or (S, C, E) as embeddings. The student's cells and all others hold the same clips.
+as texts or classes or (S, C, E) as embeddings; with a trial list, its pairs as trials (2, N). The student's cells and all others hold the same clips.
 """
 
 import os
@@ -12,16 +12,20 @@ from statistics import mean
 
 import numpy as np
 
+from distill.data.clips import Clips
 from distill.statistics import Evidence, evidence, interval, over_seeds, paired, resamples
 
 STUDENT = "student"
 
 
-def write_predictions(path: Path, ids: Sequence[str], references: Sequence[str], predictions: Sequence[list]) -> None:
-    """One cell's predictions, a list for each seed; the file appears whole or not at all."""
+def write_predictions(path: Path, clips: Clips, references: Sequence[str], predictions: Sequence[list]) -> None:
+    """One cell's predictions, a list for each seed, and the trials of a list; the file appears whole or not at all."""
+    kept = {"ids": np.array(clips.ids), "references": np.array(references), "predictions": np.array(predictions)}
+    if clips.trials is not None and clips.trials.ids() <= set(clips.ids):
+        kept["trials"] = np.stack(clips.trials.rows(clips.ids)[:2])
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
     with unfinished.open("wb") as file:
-        np.savez_compressed(file, ids=np.array(ids), references=np.array(references), predictions=np.array(predictions))
+        np.savez_compressed(file, **kept)
     os.replace(unfinished, path)
 
 
@@ -30,7 +34,8 @@ def read_evidence(path: Path, metric: str) -> tuple[list[str], Evidence] | None:
     if not path.exists():
         return None
     with np.load(path) as file:
-        return file["ids"].tolist(), evidence(metric, file["predictions"], file["references"].tolist())
+        trials = file["trials"] if "trials" in file else None
+        return file["ids"].tolist(), evidence(metric, file["predictions"], file["references"].tolist(), trials)
 
 
 def draw(rows: dict, folder: Path) -> dict[str, dict[str, np.ndarray | None]]:

@@ -219,7 +219,7 @@ def examine(
     if any(probe is None for probe in probes):
         return [score(task, probe, split, batch, device) for probe in probes]
     said = [predict(task, probe, split, batch, device) for probe in probes if probe is not None]
-    write_predictions(path, split.clips.ids, task.references(split.clips), list(map(task.comparable, said)))
+    write_predictions(path, split.clips, task.references(split.clips), list(map(task.comparable, said)))
     return [task.score(one, split.clips) for one in said]
 
 

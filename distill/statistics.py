@@ -178,13 +178,15 @@ def over_seeds(values: Sequence[float], lower: float = 0.0, upper: float = 100.0
     return [max(lower, centre - float(half)), min(upper, centre + float(half))]
 
 
-def evidence(metric: str, predictions: np.ndarray, references: Sequence[str]) -> Evidence:
+def evidence(
+    metric: str, predictions: np.ndarray, references: Sequence[str], trials_2N: np.ndarray | None = None
+) -> Evidence:
     """What stands in a cell's file, as evidence; predictions: texts or classes (S, C), embeddings (S, C, E).
 
-    Raises ValueError for a metric that has none.
+    trials_2N: the pairs of clips that verification is scored on; None: those it makes itself. Raises ValueError for a metric that has none.
     """
     if metric == "eer":
-        left, right, _ = pairs(references)
+        left, right = pairs(references)[:2] if trials_2N is None else trials_2N
         scores_SN = np.einsum("sne,sne->sn", predictions[:, left], predictions[:, right])
         return Trials(scores_SN, np.stack([left, right]), np.unique(references, return_inverse=True)[1])
     if metric == "accuracy":

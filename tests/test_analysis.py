@@ -97,7 +97,8 @@ def test_errors_are_told_apart_by_group(tmp_path):
     clips = speak(36, 2)
     languages = clips.column("language")
     said = ["de" if language == "de" else "en" for language in languages]  # right for de and en, never for sv
-    write_predictions(tmp_path / "student.lid.npz", clips.ids[::-1], languages[::-1], [said[::-1]])
+    backwards = clips.select(range(len(clips))[::-1])
+    write_predictions(tmp_path / "student.lid.npz", backwards, languages[::-1], [said[::-1]])
     rows = {"student": {"tasks": {"lid": {"metric": "accuracy"}}}, "lost": {"tasks": {"lid": {"metric": "accuracy"}}}}
     found = errors(rows, clips, tmp_path)["lid"]
     by_language = {name: group["rows"] for name, group in found["language"].items()}

@@ -1,9 +1,13 @@
 """Intervals and tests against scipy, scikit-learn's ROC and answers worked out by hand."""
 
+import datasets
 import numpy as np
 import pytest
 import scipy.stats
 
+from distill.comparison import read_evidence, write_predictions
+from distill.data import trials as lists
+from distill.data.clips import Clips
 from distill.metrics import compute
 from distill.statistics import Ratio, Trials, evidence, interval, over_seeds, paired, resamples
 
@@ -143,3 +147,17 @@ def test_the_interval_over_seeds_is_students():
 def test_a_metric_without_evidence_is_named():
     with pytest.raises(ValueError, match="no intervals for the metric 'f1'"):
         evidence("f1", np.array([["a"]]), ["a"])
+
+
+def test_a_trial_list_is_what_verification_is_scored_on(tmp_path):
+    speakers = ["x", "x", "y", "y"]
+    embeddings = np.array([[[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.96, 0.28]]])
+    listed = np.array([[0, 0, 2], [1, 2, 3]])  # right, right, and a pair of one speaker that sounds like two
+    whole, some = (evidence("eer", embeddings, speakers, trials) for trials in (None, listed))
+    assert whole.scores_SN.shape == (1, 6) and some.scores_SN.round(2).tolist() == [[0.8, 0.0, 0.28]]
+    rows = [{"id": str(n), "audio": None, "samples": 1, "speaker": name} for n, name in enumerate(speakers)]
+    given = lists.Trials(["0", "0", "2"], ["1", "2", "3"], [1, 0, 1], [1, 2, 3])
+    clips = Clips(datasets.Dataset.from_list(rows), trials=given)
+    write_predictions(tmp_path / "row.sv.npz", clips, speakers, list(embeddings))
+    found = read_evidence(tmp_path / "row.sv.npz", "eer")
+    assert found is not None and np.array_equal(found[1].scores_SN, some.scores_SN)
