@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean
+from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import numpy as np
@@ -22,6 +24,8 @@ from distill.tasks import PROTOCOLS, TASKS, superb
 from distill.tasks.task import Task
 
 PARTS = ("train", "validation", "test")
+CACHES = ("memory", "disk")
+FRAMES = ".frames-"  # folders of features, while they are needed
 WHOLE = 3.0  # seconds of a clip that is not cropped, about; who does which task depends on it, no result does
 
 
@@ -42,6 +46,7 @@ class Evaluate:
     train_clips: int = 1500  # of each task, at most
     score_clips: int = 500  # of each task in validation and in test, at most
     forward_seconds: float = 60.0  # audio in one forward pass of an encoder
+    cache: str = "memory"  # where a row's frozen features are kept while probes are trained; or "disk"
     students: list[str] = field(default_factory=list)  # folders of other runs, whose students are rows too
 
     def __post_init__(self):
@@ -50,6 +55,7 @@ class Evaluate:
             known = ", ".join(self.menu())
             _demand(task in self.menu(), f"evaluate.tasks: no task {task!r} with {self.heads} heads; there are {known}")
             _demand(self.budget(task).steps >= 1, f"evaluate.steps: {task} needs 1 step or more")
+        _demand(self.cache in CACHES, f"evaluate.cache: no {self.cache!r}; there are {', '.join(CACHES)}")
         _demand(
             self.interface in INTERFACES,
             f"evaluate.interface: no {self.interface!r}; there are {', '.join(INTERFACES)}",
@@ -101,6 +107,8 @@ def evaluate_rows(
     """
     folder.mkdir(parents=True, exist_ok=True)
     if rank == 0:
+        for left in folder.glob(f"{FRAMES}*"):  # by an evaluation that was killed
+            shutil.rmtree(left)
         for name, encoder in rows.items():
             if _read(folder / f"{name}.json", settings) is None:
                 _write(
@@ -136,18 +144,19 @@ def evaluate_row(
     waiting = [task for task in mine if _read(folder / f"{name}.{task}.json", settings, task) is None]
     if not waiting:
         return
-    started = perf_counter()
-    heard = hear_splits(encoder, splits, waiting, settings, device)
-    hearing = perf_counter() - started
-    say(f"evaluate {name}: heard the clips of {', '.join(waiting)} in {hearing:.0f} s")
-    for task in waiting:
+    with TemporaryDirectory(prefix=FRAMES, dir=folder) as place:
         started = perf_counter()
-        cell = evaluate_task(task, heard[task], settings, device, folder / f"{name}.{task}.npz")
-        cell["seconds"] = {"hearing": hearing / len(waiting), "probes": perf_counter() - started}
-        _write(folder / f"{name}.{task}.json", settings, cell, task)
-        rate = f"{cell['learning_rate']:g}"
-        how = f"validation {cell['metric']} {cell['validation'][rate]:.1f} % at learning rate {rate}"
-        say(f"evaluate {name} {task}: {how}, {perf_counter() - started:.0f} s")
+        heard = hear_splits(encoder, splits, waiting, settings, device, Path(place))
+        hearing = perf_counter() - started
+        say(f"evaluate {name}: heard the clips of {', '.join(waiting)} in {hearing:.0f} s")
+        for task in waiting:
+            started = perf_counter()
+            cell = evaluate_task(task, heard[task], settings, device, folder / f"{name}.{task}.npz")
+            cell["seconds"] = {"hearing": hearing / len(waiting), "probes": perf_counter() - started}
+            _write(folder / f"{name}.{task}.json", settings, cell, task)
+            rate = f"{cell['learning_rate']:g}"
+            how = f"validation {cell['metric']} {cell['validation'][rate]:.1f} % at learning rate {rate}"
+            say(f"evaluate {name} {task}: {how}, {perf_counter() - started:.0f} s")
 
 
 def deal(settings: Evaluate, world: int) -> list[list[str]]:
@@ -161,9 +170,12 @@ def deal(settings: Evaluate, world: int) -> list[list[str]]:
 
 
 def hear_splits(
-    encoder: Encoder, splits: dict[str, Clips], tasks: list[str], settings: Evaluate, device: torch.device
+    encoder: Encoder, splits: dict[str, Clips], tasks: list[str], settings: Evaluate, device: torch.device, folder: Path
 ) -> dict[str, dict[str, Split]]:
-    """Task -> part -> its clips with their standardised features; a clip of several tasks is heard once."""
+    """Task -> part -> its clips with their standardised features; a clip of several tasks is heard once.
+
+    folder: where features go that are kept on the disk.
+    """
     standardise = standardiser(encoder, splits["train"], settings.forward_seconds, device)
     heard: dict[str, dict[str, Split]] = {task: {} for task in tasks}
     for part in PARTS:
@@ -173,7 +185,9 @@ def hear_splits(
         for task, rows in used.items():
             _demand(len(rows) > 0, f"{task}: none of the {len(clips)} clips of the {part} split is for it")
         union = np.unique(np.concatenate(list(used.values())))
-        cache = FrameCache.extract(encoder, clips.select(union.tolist()), standardise, settings.forward_seconds, device)
+        place = folder / part if settings.cache == "disk" else None
+        some, seconds = clips.select(union.tolist()), settings.forward_seconds
+        cache = FrameCache.extract(encoder, some, standardise, seconds, device, place)
         for task, rows in used.items():
             heard[task][part] = Split(clips.select(rows.tolist()), cache, np.searchsorted(union, rows))
     return heard
@@ -288,4 +302,4 @@ def _write(path: Path, settings: Evaluate, result: dict, task: str = "") -> None
 def _matter(settings: Evaluate, task: str) -> dict:
     """The settings that a cell depends on; one of another task or row does not make it old."""
     steps = {task: settings.budget(task).steps} if task else {}
-    return asdict(replace(settings, tasks=[task] if task else [], steps=steps, students=[]))
+    return asdict(replace(settings, tasks=[task] if task else [], steps=steps, students=[], cache="memory"))

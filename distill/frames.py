@@ -1,7 +1,10 @@
-"""Frozen features kept in memory: an encoder hears each clip once, however often heads are trained on it."""
+"""Frozen features in memory or in a file: an encoder hears each clip once, however often heads are trained on it."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -45,6 +48,18 @@ def standardiser(encoder: Encoder, train: Clips, seconds: float, device: torch.d
     return standardise
 
 
+def in_file(place: Path, shape: tuple[int, ...]) -> Tensor:
+    """A float16 tensor that lives in a new file; OSError where the disk has no room for it."""
+    wanted, free = 2 * prod(shape), shutil.disk_usage(place.parent).free
+    if wanted > free:
+        raise OSError(
+            f"{place.parent} has {free / 1e9:.1f} GB free, the features need {wanted / 1e9:.1f} GB; free the place, "
+            "name another (runs=<folder>), or lower evaluate.train_clips"
+        )
+    place.unlink(missing_ok=True)
+    return torch.from_file(str(place), shared=True, size=prod(shape), dtype=torch.float16).view(shape)
+
+
 @dataclass(frozen=True)
 class FrameCache:
     """Standardised features of clips in float16, end to end without padding; 1 h of 5 x 160 takes 290 MB."""
@@ -56,20 +71,29 @@ class FrameCache:
 
     @classmethod
     def extract(
-        cls, encoder: Encoder, clips: Clips, standardise: Standardiser, seconds: float, device: torch.device
+        cls,
+        encoder: Encoder,
+        clips: Clips,
+        standardise: Standardiser,
+        seconds: float,
+        device: torch.device,
+        place: Path | None = None,
     ) -> "FrameCache":
-        """Hear all clips. They are standardised before rounding, which a large mean would not survive."""
+        """Hear all clips. They are standardised before rounding, which a large mean would not survive.
+
+        place: a file to keep them in, which the system reads and forgets as it needs; None: in memory.
+        """
         lengths = encoder.frames(torch.from_numpy(clips.samples)).cpu()
         starts = lengths.cumsum(0) - lengths
         shape = (int(lengths.sum()), encoder.layers, encoder.width)
-        hidden_FLD = torch.empty(shape, dtype=torch.float16)
+        hidden_FLD = torch.empty(shape, dtype=torch.float16) if place is None else in_file(place, shape)
         for rows, features in hear(encoder, clips, seconds, device):
             hidden_BTLD = standardise(features).hidden.transpose(1, 2).to("cpu", torch.float16)
+            if not bool(hidden_BTLD.isfinite().all()):
+                raise ValueError(f"{type(encoder).__name__} gives features that are not finite numbers within float16")
             for row, hidden_TLD in zip(rows, hidden_BTLD, strict=True):
                 start, length = int(starts[row]), int(lengths[row])
                 hidden_FLD[start : start + length] = hidden_TLD[:length]
-        if not bool(hidden_FLD.isfinite().all()):
-            raise ValueError(f"{type(encoder).__name__} gives features that are not finite numbers within float16")
         return cls(hidden_FLD, starts, lengths, encoder.grid.rate)
 
     def batch(

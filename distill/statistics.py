@@ -183,7 +183,8 @@ def evidence(
 ) -> Evidence:
     """What stands in a cell's file, as evidence; predictions: texts or classes (S, C), embeddings (S, C, E).
 
-    trials_2N: the pairs of clips that verification is scored on; None: those it makes itself. Raises ValueError for a metric that has none.
+    trials_2N: the pairs of clips that verification is scored on; None: those it makes itself. Raises ValueError for
+    a metric that has none.
     """
     if metric == "eer":
         left, right = pairs(references)[:2] if trials_2N is None else trials_2N

@@ -16,7 +16,7 @@ from distill.comparison import retention
 from distill.cost import cost, peak_memory
 from distill.data.clips import Clips, pad
 from distill.evaluation import Evaluate, deal, evaluate_rows, evaluate_task, table
-from distill.frames import FrameCache, by_length, standardiser
+from distill.frames import FrameCache, by_length, in_file, standardiser
 from distill.live import Live
 from distill.probe import Budget, Split, batches, schedule, score, train
 from distill.tasks import TASKS
@@ -231,12 +231,12 @@ def test_the_rate_rises_and_falls():
     assert shares[10:] == sorted(shares[10:], reverse=True) and 0 < shares[-1] < 1e-3
 
 
-def test_each_task_gets_the_features_of_its_own_clips(splits):
+def test_each_task_gets_the_features_of_its_own_clips(splits, tmp_path):
     clips = splits["test"]
     languages = ["" if i % 5 < 2 else language for i, language in enumerate(clips.column("language"))]
     partly = Clips(clips.dataset.remove_columns("language").add_column("language", languages))
     heard = evaluation.hear_splits(
-        Levels(), splits | {"test": partly}, ["sv", "lid"], replace(QUICK, score_clips=20), CPU
+        Levels(), splits | {"test": partly}, ["sv", "lid"], replace(QUICK, score_clips=20), CPU, tmp_path
     )
     for parts in heard.values():
         split = parts["test"]
@@ -247,6 +247,23 @@ def test_each_task_gets_the_features_of_its_own_clips(splits):
 
 def without_costs(result: dict) -> dict:
     return {name: row["tasks"] for name, row in result["rows"].items()}
+
+
+def test_features_on_the_disk_give_the_same_result_and_are_gone_at_the_end(tmp_path, splits):
+    results = []
+    for cache in ("memory", "disk"):
+        (tmp_path / cache / ".frames-of-a-killed-one").mkdir(parents=True)
+        settings = replace(QUICK, cache=cache)
+        found = evaluate_rows({"one": Levels()}, splits, settings, tmp_path / cache, CPU, say=lambda _: None)
+        results.append(found["rows"]["one"]["tasks"])
+        assert not list((tmp_path / cache).glob(".frames-*"))
+    assert results[0] == results[1]
+
+
+def test_a_disk_without_room_for_features_is_refused(tmp_path):
+    with pytest.raises(OSError, match=r"GB free, the features need 2000000\.0 GB"):
+        in_file(tmp_path / "train", (10**12, 10, 100))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_killed_evaluation_goes_on_where_it_stopped(tmp_path, splits):
