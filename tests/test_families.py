@@ -180,6 +180,8 @@ def test_a_clip_longer_than_the_window_is_heard_in_parts(window, open_small, noi
     torch.testing.assert_close(batch.hidden[0, :, :29], alone(encoder, noise(9_000)).hidden[0], rtol=1e-4, atol=1e-4)
     first = alone(encoder, clip[:32_000]).hidden[0]
     torch.testing.assert_close(whole.hidden[0, :, :70], first[:, :70], rtol=1e-3, atol=1e-3)
+    last = alone(encoder, clip[213 * 320 :]).hidden[0]
+    torch.testing.assert_close(whole.hidden[0, :, 270:], last[:, 57:], rtol=1e-3, atol=1e-3)
 
 
 FRAMES = {400: 1, 401: 1, 16_000: 49, 16_001: 49, 480_000: 1_499}
