@@ -74,7 +74,7 @@ def changed(old: Recipe, new: Recipe) -> list[str]:
     return [key for key in weighty if before.get(key) != after.get(key)]
 
 
-def usage(families: Collection[str], folder: Path = RECIPES) -> str:
+def usage(families: Mapping[str, Family], folder: Path = RECIPES) -> str:
     """How to call the command: its recipes, scales, stages, families and keys."""
     sections = {name: kind for name, kind in get_type_hints(Recipe).items() if is_dataclass(kind)}
     keys = [
@@ -85,8 +85,12 @@ def usage(families: Collection[str], folder: Path = RECIPES) -> str:
         "usage: accelerate launch distill.py recipe=<recipe> [key=value ...] [--show] [--plan]",
         "recipe=",
         *(f"  {name:<18}{summary(path)}" for name, path in menu(folder).items()),
-        f"  or a+b of {', '.join(sorted(families))}; or path/to/recipe.yaml",
-        "scale=",
+        "  or a+b of these families; or path/to/recipe.yaml",
+        *(
+            fill(f"  {name + ':':<18}{' '.join(families[name].sizes)}", 100, subsequent_indent=" " * 20)
+            for name in sorted(families)
+        ),
+        "scale= (each takes the size of its name; teacher.checkpoints.<family>=<size> takes another)",
         *(f"  {name:<18}{summary(path)}" for name, path in menu(folder / "scales").items()),
         f"stages=[{','.join(STAGES)}]   name=<run folder>   runs=<where run folders lie>   seed=0",
         *keys,

@@ -16,8 +16,9 @@ from transformers import (
 
 from distill.features import SAMPLE_RATE, Encoder
 from distill.frozen import Frozen
+from distill.recipe import Teacher
 from distill.teacher import FusedTeacher
-from teachers import build_upstream
+from teachers import build_teacher, build_upstream
 from teachers.checkpoint import CheckpointError
 from teachers.fbank import stacked_fbank, windows
 from teachers.whisper import SILENCE, WhisperEncoder
@@ -180,6 +181,18 @@ def test_a_clip_longer_than_the_window_is_heard_in_parts(window, open_small, noi
     torch.testing.assert_close(batch.hidden[0, :, :29], alone(encoder, noise(9_000)).hidden[0], rtol=1e-4, atol=1e-4)
     first = alone(encoder, clip[:32_000]).hidden[0]
     torch.testing.assert_close(whole.hidden[0, :, :70], first[:, :70], rtol=1e-3, atol=1e-3)
+    last = alone(encoder, clip[213 * 320 :]).hidden[0]
+    torch.testing.assert_close(whole.hidden[0, :, 270:], last[:, 57:], rtol=1e-3, atol=1e-3)
+
+
+def test_a_teacher_of_one_family_twice_keeps_its_fusion_in_float32(checkpoint, noise):
+    folders = {"wavlm": checkpoint("wavlm base"), "big": checkpoint("wavlm large")}
+    settings = Teacher(["wavlm", "big"], {"big": "wavlm"}, folders, {"big": 1}, combine="concat")
+    teacher = build_teacher(settings, 0, torch.bfloat16)
+    assert [(name, encoder.layers) for name, encoder in teacher.upstreams.items()] == [("wavlm", 4), ("big", 2)]
+    assert {weight.dtype for weight in teacher.upstreams.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in teacher.fusion.parameters()} == {torch.float32}
+    assert alone(teacher, noise(9_000)).hidden.dtype == torch.float32
 
 
 FRAMES = {400: 1, 401: 1, 16_000: 49, 16_001: 49, 480_000: 1_499}
