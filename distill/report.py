@@ -19,7 +19,7 @@ FILES = {
     "evaluation": "each test clip's prediction, for every row and task",
     "analysis.json": "layers, training curves, errors by group",
     "metrics.jsonl": "the journal of training",
-    "recipe.yaml": "everything that was decided; `recipe=<this file>` runs it again",
+    "recipe.yaml": "everything that was decided; recipe=<this file> runs it again",
     "environment.json": "versions, platform and command",
     "student": "the student as transformers opens it, and its card",
     "teacher": "what was fitted: scales, interface, heads",
@@ -31,7 +31,7 @@ def write_report(folder: Path) -> Path:
     evaluation = read_json(folder / "evaluation.json")
     analysis = read_json(folder / "analysis.json") if (folder / "analysis.json").exists() else {}
     facts = evaluation | {"analysis": analysis, "seconds": seconds(evaluation)}
-    places = tables.places(evaluation)
+    places, recipe = tables.places(evaluation), read_saved(folder / "recipe.yaml")
     with plots.style():
         drawings = [
             *figures.of_rows(facts, places),
@@ -43,7 +43,8 @@ def write_report(folder: Path) -> Path:
             "title": folder.resolve().name,
             "machine": facts.get("machine"),
             "lead": lead(facts),
-            "recipe": read_saved(folder / "recipe.yaml"),
+            "recipe": recipe,
+            "steps": ", ".join(f"{task.upper()} {recipe.evaluate.steps[task]}" for task in recipe.evaluate.tasks),
             "environment": read_json(folder / "environment.json"),
             "scores": tables.score_table(facts, places),
             "costs": tables.cost_table(facts, places),

@@ -89,12 +89,13 @@ class Trials(Evidence):
         """Over the trials with one of these clips in them, or two."""
         chosen_C = np.zeros(len(self.speakers_C), bool)
         chosen_C[rows] = True
-        weight_1N = np.any(chosen_C[self.clips_2N], axis=0, keepdims=True).astype(np.float32)
-        left_N, right_N = self.speakers_C[self.clips_2N]
-        kinds = set((left_N == right_N)[weight_1N[0] > 0])
-        if len(kinds) < 2:
+        kept_N = np.any(chosen_C[self.clips_2N], axis=0)
+        left_K, right_K = self.speakers_C[self.clips_2N[:, kept_N]]
+        same_K = left_K == right_K
+        if same_K.all() or not same_K.any():
             return nan
-        return 100.0 * float(np.mean([equal_error(one, left_N == right_N, weight_1N) for one in self.scores_SN]))
+        once_1K = np.ones((1, len(same_K)))
+        return 100.0 * float(np.mean([equal_error(one[kept_N], same_K, once_1K) for one in self.scores_SN]))
 
 
 @dataclass(frozen=True)
