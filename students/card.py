@@ -78,6 +78,7 @@ def student_card(
     cells = rows["student"]["tasks"] if rows else {}
     results = [outcome(facts, f"{TITLES[task]}, probe on the frozen encoder", task, cells[task]) for task in cells]
     words = {
+        "name": repo.rpartition("/")[2] if result else facts.recipe.name,
         "repo": repo,
         "facts": facts,
         "millions": f"{facts.parameters / 1e6:.2f}",
