@@ -19,9 +19,8 @@ KINDS = {int: "an int", float: "a number", str: "a text", bool: "true or false"}
 LABELS = frozenset({"recipe", "scale", "name", "runs", "stages"})
 RHYTHM = frozenset({"fit.save_every", "fit.log_every", "distill.save_every", "distill.log_every"})
 BESIDE = frozenset({"evaluate.students", "report.runs"})  # what is shown beside this run
-HARMLESS = (
-    LABELS | RHYTHM | BESIDE | {"distill.cache", "data.workers", "evaluate.cache"}
-)  # a difference in these changes no result
+PLACES = frozenset({"distill.cache", "evaluate.cache", "data.workers"})  # where and by whom, not what
+HARMLESS = LABELS | RHYTHM | BESIDE | PLACES  # a difference in these keys changes no result
 AFTERWARDS = ("publish.", "finetune.")  # sections of what is made from a finished run; each result keeps its settings
 ROWS = ("log-mel", "teacher", "student", "untrained")  # names in the evaluation that are taken
 

@@ -71,18 +71,27 @@ def facts_of(
 
 
 def student_card(
-    facts: Facts, repo: str, result: Mapping[str, Any] | None = None, finetuned: Mapping[str, str] | None = None
+    facts: Facts,
+    repo: str,
+    result: Mapping[str, Any] | None = None,
+    finetuned: Mapping[str, str] | None = None,
+    *,
+    onnx: bool = False,
 ) -> str:
-    """`README.md` of the student. repo: where it will lie; result: evaluation.json; finetuned: task -> repository."""
+    """`README.md` of the student. repo: where it will lie; result: evaluation.json; finetuned: task -> repository.
+
+    onnx: whether the two ONNX files lie with it.
+    """
     rows = result["rows"] if result else {}
     cells = rows["student"]["tasks"] if rows else {}
     results = [outcome(facts, f"{TITLES[task]}, probe on the frozen encoder", task, cells[task]) for task in cells]
     words = {
+        "name": repo.rpartition("/")[2] if result else facts.recipe.name,
         "repo": repo,
         "facts": facts,
         "millions": f"{facts.parameters / 1e6:.2f}",
         "finetuned": [{"title": TITLES[task], "use": use(task, name)} for task, name in (finetuned or {}).items()],
-        "onnx": "onnx" in rows,
+        "onnx": onnx,
         "rows": table(rows) if rows else "",
     }
     return render("student.md", metadata(facts, repo, "feature-extraction", base_models(facts), results), facts, words)
@@ -175,10 +184,11 @@ def table(rows: Mapping[str, Any]) -> str:
     heads = [
         f"{task.upper()} {cell['metric']} {'-' if cell['lower_is_better'] else '+'}" for task, cell in cells.items()
     ]
-    lines = [["row", *heads, "retention", "parameters", "RTF"], ["---"] * (len(heads) + 4)]
+    lines = [["row", *heads, "retention", "parameters", "MB", "RTF"], ["---"] * (len(heads) + 5)]
     for name, row in rows.items():
         kept = (row.get("retention") or {}).get("mean")
         scores = [f"{row['tasks'][task]['value']:.1f}" for task in cells]
         share = "" if kept is None else f"{kept:.2f}"
-        lines.append([name, *scores, share, f"{row['parameters'] / 1e6:.2f} M", f"{row['real_time_factor']:.4f}"])
+        size = f"{row['bytes'] / 1e6:.2f}" if "bytes" in row else ""
+        lines.append([name, *scores, share, f"{row['parameters'] / 1e6:.2f} M", size, f"{row['real_time_factor']:.4f}"])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -44,8 +44,9 @@ def fill_all(run: Run, place: Path, facts: Facts, finetuned: Sequence[str]) -> d
     result = read_json(run.evaluation)
     repo = run.recipe.publish.repo or f"you/{run.recipe.name.replace('+', '-')}"
     names = {task: f"{repo}-{task}" for task in finetuned}
-    fill(run, place / STUDENT, run.student, student_card(facts, repo, result, names))
-    if run.recipe.publish.onnx:
+    onnx = run.recipe.publish.onnx
+    fill(run, place / STUDENT, run.student, student_card(facts, repo, result, names, onnx=onnx))
+    if onnx:
         shutil.copytree(run.onnx, place / STUDENT / "onnx")
     for task, name in names.items():
         fill(run, place / task, run.finetuned / task, finetuned_card(facts, name, result, task, repo))

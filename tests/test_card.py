@@ -44,6 +44,8 @@ def result() -> dict:
             value += 1.137
             tasks[task] = {"metric": metric, "lower_is_better": lower, "value": value, "seeds": [value, value]}
         rows[name] = {"parameters": 626_208, "macs": 48e6, "real_time_factor": value / 1e4, "tasks": tasks}
+    for name, size in (("student", 2_513_504), ("onnx", 3_021_341), ("onnx-int8", 1_398_033)):
+        rows[name]["bytes"] = size
     rows["student"]["retention"] = {"asr": 0.7, "mean": 0.8203}
     cell = {"metric": "wer", "lower_is_better": True, "value": 33.335, "cer": 12.678, "clips": 480}
     cell |= {"model": "HubertForCTC", "parameters": 630_107, "labels": []}
@@ -149,6 +151,12 @@ def test_each_upstream_is_listed_with_its_licence(facts):
     card = student_card(facts, "me/student")
     assert "| wavlm | microsoft/wavlm-base-plus | cc-by-sa-3.0 |" in card
     assert "| whisper | openai/whisper-small | apache-2.0 |" in card
+
+
+def test_onnx_is_told_of_where_it_lies(facts, result):
+    assert "onnx/model_int8.onnx" in student_card(facts, "me/student", result, onnx=True)
+    card = student_card(facts, "me/student", result)
+    assert "onnx/model" not in card and "1.40" in card, "measured, not there"
 
 
 def test_padding_is_warned_of_where_it_matters(facts):

@@ -139,6 +139,18 @@ def test_dicts_and_lists_on_the_command_line():
     assert made.stages == ["evaluate"]
 
 
+def test_what_is_made_from_a_finished_run_may_change():
+    new = [
+        "stages=[publish]",
+        "publish.repo=me/student",
+        "publish.private=true",
+        "finetune.tasks=[]",
+        "finetune.steps=7",
+    ]
+    assert changed(recipe("recipe=wavlm"), recipe("recipe=wavlm", *new)) == []
+    assert recipe("recipe=wavlm").stages == ["fit", "distill", "evaluate"], "publishing is asked for"
+
+
 def test_only_what_changes_a_result_counts_as_changed():
     old = recipe("recipe=wavlm")
     new = recipe("recipe=wavlm", "distill.steps=3", "teacher.checkpoints.wavlm=x", "evaluate.steps.sv=1")
@@ -170,6 +182,9 @@ WRONG = {
     "scale=bass": ["there is no 'bass'", "did you mean 'base'?", "base, large, mini"],
     "distil.steps=3": ["unknown key 'distil.steps'", "did you mean 'distill'?", "keys: recipe, scale"],
     "distill.stepz=3": ["did you mean 'steps'?", "under distill: steps, batch_seconds"],
+    "stages=[publish]": ["publish.repo=<user>/<name>", "publish.dry_run=true"],
+    "publish.repo=student": ["publish.repo=student must be <user or organisation>/<name>"],
+    "finetune.tasks=[ser]": ["finetune.tasks: there is no 'ser'"],
     "batch_seconds=3": ["did you mean fit.batch_seconds or distill.batch_seconds or finetune.batch_seconds?"],
     "distill.steps.x=3": ["distill.steps is one value"],
     "student=3": ["student is a section"],
