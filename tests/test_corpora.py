@@ -305,6 +305,10 @@ def test_a_trial_list_may_end_its_lines_with_the_label(tmp_path):
         ("1 a b\nyes a b\n", r"t\.txt:2: no label"),
         ("1 a b\n", "1 pairs of one speaker and 0 of two"),
         ("", "0 pairs of one speaker"),
+        (
+            "1 audio/0000.wav audio/0010.wav\n0 audio/0001.wav audio/0011.wav\n",
+            r"t\.txt:2: says two speakers, but 'audio/0001\.wav' is of '001' and 'audio/0011\.wav' of '001'",
+        ),
         ("1 audio/0000.wav audio/0010.wav\n\n0 audio/0000.wav gone.wav\n", r"t\.txt:3: 'gone\.wav': .*no such clip"),
         (
             "1 audio/0000.wav audio/0010.wav\n0 audio/0000.wav audio/0019.wav\n",

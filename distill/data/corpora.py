@@ -16,7 +16,7 @@ from distill.data.manifest import Manifest, demand_few_bad, read_manifest
 from distill.data.ml_superb import read_ml_superb
 from distill.data.published import ON_THE_HUB, read_common_voice, read_voxceleb1
 from distill.data.splits import SPLITS, complete, named, set_apart
-from distill.data.trials import Trials, demand_clips, read_trials
+from distill.data.trials import Trials, demand_clips, demand_speakers, read_trials
 from distill.features import SAMPLE_RATE
 from distill.recipe import Data
 
@@ -123,7 +123,7 @@ def divide(corpus: Corpus, reasons: Sequence[str], data: Data, say: Say) -> dict
 
 
 def trial_list(path: Path, corpus: Corpus, reasons: Sequence[str]) -> Trials:
-    """The trials of a file, whose clips are all usable, and in the test split where the corpus has one."""
+    """The trials of a file, true of the corpus, whose clips are usable, and in the test split where there is one."""
     trials, splits = read_trials(path), corpus.labels["split"]
     wanted = ("test",) if "test" in splits else SPLITS
     problems = [
@@ -131,4 +131,5 @@ def trial_list(path: Path, corpus: Corpus, reasons: Sequence[str]) -> Trials:
         for split, reason in zip(splits, reasons, strict=True)
     ]
     demand_clips(path, trials, dict(zip(corpus.labels["id"], problems, strict=True)))
+    demand_speakers(path, trials, dict(zip(corpus.labels["id"], corpus.column("speaker"), strict=True)))
     return trials

@@ -67,3 +67,13 @@ def demand_clips(path: Path, trials: Trials, clips: Mapping[str, str]) -> None:
             reason = clips.get(name, f"the corpus has no such clip; they are named like {next(iter(clips))}")
             if reason:
                 raise ValueError(f"{path}:{number}: {name!r}: {reason}")
+
+
+def demand_speakers(path: Path, trials: Trials, speakers: Mapping[str, str]) -> None:
+    """ValueError that names the first line whose label is not what the corpus says of its speakers, by clip."""
+    for number, left, right, same in zip(trials.lines, trials.left, trials.right, trials.same, strict=True):
+        if speakers[left] and speakers[right] and (speakers[left] == speakers[right]) != bool(same):
+            raise ValueError(
+                f"{path}:{number}: says {'one speaker' if same else 'two speakers'}, "
+                f"but {left!r} is of {speakers[left]!r} and {right!r} of {speakers[right]!r}"
+            )
