@@ -5,14 +5,17 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import datasets
 import numpy as np
 import onnx
 import pytest
 import torch
 from conftest import tiny_model
+from sounds import sound
 from transformers import AutoModel
 
-from distill.evaluation import cost
+from distill.cost import cost
+from distill.data.clips import Clips
 from distill.frozen import Frozen
 from distill.waveform import Waveform
 from students.deployment import FLOAT, INT8, MissingOnnxError, OnnxEncoder, export_onnx, open_session
@@ -78,9 +81,11 @@ def test_int8_is_near_and_its_weights_are_bytes(exported, noise):
     assert sum(one.data_type == onnx.TensorProto.INT8 for one in matrices) > 10
 
 
-def test_its_cost_is_measured_like_any_encoders(exported, noise):
-    student = open_student(exported / "student")
-    ours = cost(OnnxEncoder(exported / "onnx" / INT8, student), noise(16_000).numpy(), torch.device("cpu"))
+def test_its_cost_is_measured_like_any_encoders(exported, tmp_path):
+    student, path = open_student(exported / "student"), str(sound(tmp_path / "noise.wav", 1.0))
+    rows = [{"id": str(n), "audio": {"path": path, "bytes": None}, "samples": 16_000} for n in range(3)]
+    clips = Clips(datasets.Dataset.from_list(rows).cast_column("audio", datasets.Audio(decode=False)))
+    ours = cost(OnnxEncoder(exported / "onnx" / INT8, student), clips, 2.0, torch.device("cpu"))
     assert ours["parameters"] == sum(weight.numel() for weight in student.parameters())
     assert 0 < ours["real_time_factor"] < 1
 

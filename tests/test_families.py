@@ -187,7 +187,7 @@ def test_a_clip_longer_than_the_window_is_heard_in_parts(window, open_small, noi
 
 def test_a_teacher_of_one_family_twice_keeps_its_fusion_in_float32(checkpoint, noise):
     folders = {"wavlm": checkpoint("wavlm base"), "big": checkpoint("wavlm large")}
-    settings = Teacher(["wavlm", "big"], {"big": "wavlm"}, folders, {"big": 1}, combine="concat")
+    settings = Teacher(["wavlm", "big"], {"big": "wavlm"}, folders, depth={"big": 1}, combine="concat")
     teacher = build_teacher(settings, 0, torch.bfloat16)
     assert [(name, encoder.layers) for name, encoder in teacher.upstreams.items()] == [("wavlm", 4), ("big", 2)]
     assert {weight.dtype for weight in teacher.upstreams.parameters()} == {torch.bfloat16}
