@@ -1,6 +1,5 @@
 """From a command line, or a file, to a recipe: what is given where, what wins, and what can be wrong with it."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
@@ -12,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ValidationError
 
 from distill.family import Family
-from distill.recipe import STAGES, Recipe, RecipeError, Teacher, listed, nearest
+from distill.recipe import STAGES, Recipe, RecipeError, listed, nearest
+from distill.upstreams import resolve
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 KINDS = {int: "an int", float: "a number", str: "a text", bool: "true or false"}
@@ -22,7 +22,6 @@ BESIDE = frozenset({"evaluate.students", "report.runs"})  # what is shown beside
 PLACES = frozenset({"distill.cache", "evaluate.cache", "data.workers"})  # where and by whom, not what
 HARMLESS = LABELS | RHYTHM | BESIDE | PLACES  # a difference in these keys changes no result
 AFTERWARDS = ("publish.", "finetune.")  # sections of what is made from a finished run; each result keeps its settings
-ROWS = ("log-mel", "teacher", "student", "untrained")  # names in the evaluation that are taken
 
 
 def load(argv: Sequence[str], families: Mapping[str, Family], folder: Path = RECIPES) -> Recipe:
@@ -225,14 +224,8 @@ def described(kind: Any) -> str:
 
 def complete(recipe: Recipe, families: Mapping[str, Family], given: Sequence[str]) -> Recipe:
     """Derive what was left empty, and hold what names an upstream to those there are; given: keys set by hand."""
-    names = recipe.teacher.upstreams or recipe.recipe.split("+")
-    for name in names:
-        demand_name(name, recipe.teacher.families, families)
-    if len(set(names)) < len(names):
-        raise RecipeError(
-            f"teacher.upstreams={names} names an upstream twice; give one a name of its own: "
-            f"teacher.upstreams=[{names[0]},other] teacher.families.other={names[0]} teacher.checkpoints.other=..."
-        )
+    teacher = resolve(recipe, families)
+    names = teacher.upstreams
     for section in ("families", "checkpoints", "depth"):
         for key in given:
             if key.startswith(f"teacher.{section}."):
@@ -241,45 +234,4 @@ def complete(recipe: Recipe, families: Mapping[str, Family], given: Sequence[str
         listed("student.front_end", recipe.student.front_end, ["first", *names])
     if recipe.student.initialise:
         listed("student.initialise", recipe.student.initialise, names)
-    checkpoints = {name: checkpoint(recipe, name, families) for name in names}
-    teacher = replace(recipe.teacher, upstreams=list(names), checkpoints=checkpoints)
-    demand_different(teacher)
     return replace(recipe, teacher=teacher, name=recipe.name or f"{recipe.recipe}-{recipe.scale}")
-
-
-def demand_name(name: str, named: Mapping[str, str], families: Mapping[str, Family]) -> None:
-    """RecipeError unless an upstream's name says its family, or the recipe does, and can be that of a row."""
-    if name in named:
-        listed(f"teacher.families.{name}", named[name], families)
-    elif name not in families:
-        raise RecipeError(
-            f"teacher.upstreams: there is no {name!r}{nearest(name, families)}\nthere are: {', '.join(families)}; "
-            f"for a name of your own give teacher.families.{name}=<family>"
-        )
-    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name) or name in ROWS:
-        raise RecipeError(
-            f"teacher.upstreams: {name!r} cannot name an upstream; take letters, digits and - such as big"
-        )
-
-
-def checkpoint(recipe: Recipe, name: str, families: Mapping[str, Family]) -> str:
-    """The published name or folder of an upstream: what the recipe says, or its family's of this scale."""
-    family = recipe.teacher.families.get(name, name)
-    sizes, said = families[family].sizes, recipe.teacher.checkpoints.get(name, recipe.scale)
-    if name not in recipe.teacher.checkpoints and said not in sizes:
-        ready = ", ".join(one for one in families if said in families[one].sizes)
-        raise RecipeError(
-            f"scale={said} has no checkpoint of {family}, only of {ready}\n"
-            f"choose scale={' or '.join(size for size in sizes if size in ('base', 'large'))}, "
-            f"or give teacher.checkpoints.{name}=<name or folder>"
-        )
-    return sizes.get(said, said)
-
-
-def demand_different(teacher: Teacher) -> None:
-    """RecipeError where two upstreams are the same checkpoint to the same depth."""
-    seen: dict[tuple[str, int], str] = {}
-    for name, checkpoint in teacher.checkpoints.items():
-        first = seen.setdefault((checkpoint, teacher.depth.get(name, 0)), name)
-        if first != name:
-            raise RecipeError(f"{first} and {name} are both {checkpoint}; give another teacher.checkpoints.{name}=...")

@@ -169,6 +169,7 @@ WRONG = {
     "teacher.families.wavlm=hubrt": ["teacher.families.wavlm: there is no 'hubrt'; did you mean 'hubert'?"],
     "teacher.families.big=wavlm": ["teacher.families: there is no 'big'"],
     "teacher.depth.hubert=3": ["teacher.depth: there is no 'hubert'"],
+    "teacher.depth.wavlm=1": ["gives a stack of 2 layers", "evaluate.interface=weighted_sum"],
     "teacher.depth.wavlm=0": ["teacher.depth.wavlm must be at least 1, got 0"],
     "teacher={upstreams: [student], families: {student: wavlm}}": ["'student' cannot name an upstream"],
     "teacher={upstreams: [a.b], families: {a: {b: wavlm}}}": ["teacher.families.a is one value"],
