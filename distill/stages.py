@@ -92,7 +92,7 @@ def evaluate(run: Run, rows: Mapping[str, Encoder], splits: Mapping[str, Clips],
     """Probe every row on every task, into `evaluation.json`."""
     accelerator = runtime.start(machine)
     result = evaluate_rows(
-        dict(rows),
+        {name: encoder.to(accelerator.device) for name, encoder in rows.items()},
         dict(splits),
         run.recipe.evaluate,
         run.folder / "evaluation",

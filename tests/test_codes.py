@@ -42,7 +42,7 @@ def test_the_nearest_centre_is_the_nearest():
 
 def test_more_codebooks_keep_more(frames):
     kept = [float(learn_codebooks(frames[:2500], n, 0).explained_variance(frames[2500:]).mean()) for n in (1, 2, 4)]
-    assert 0.4 < kept[0] < kept[1] < kept[2] < 1
+    assert 0.7 < kept[0] < 0.9 < kept[1] < 0.97 < kept[2] < 1  # each has to code what is left, not all again
 
 
 def test_explained_variance_is_of_what_is_unpacked(frames, books):

@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 
 from distill.checkpoint import Checkpoints
-from distill.data.batches import Batch, deal
+from distill.data.batches import Batch, Batches, deal
 from distill.data.clips import Clips, pad
 from distill.distillation import Distillation, build
 from distill.distiller import pairs
@@ -176,6 +176,20 @@ def test_no_weight_moves_when_the_loss_is_no_number(accelerator, clips, tmp_path
         train(machine, model, trainer, toy, replace(PLAN, passes=1), tmp_path)
     assert float(module.weight.detach()) == toy.before[2]
     assert bool(module.bias.isfinite().all())
+
+
+@pytest.mark.parametrize("call", [2, 3])
+def test_no_pass_of_a_step_may_be_no_number(accelerator, clips, tmp_path, call):
+    """They are asked about once a step, before it is taken; the clips named are those of the pass."""
+    machine, toy = accelerator(2), Toy(clips, lambda number: number == call)
+    module = nn.Linear(1, 1)
+    model, trainer = machine.prepare(module, optimizer(module, 0.1))
+    with pytest.raises(NonFiniteLossError, match="step 1: the loss is nan") as caught:
+        train(machine, model, trainer, toy, PLAN, tmp_path)
+    assert float(module.weight.detach()) == toy.before[2] == toy.before[3] != toy.before[0]
+    deal = {"start": 0, "steps": 8, "passes": 2, "process": 0, "processes": 1}
+    spoiled = Batches(clips, toy.counts, batch_seconds=PLAN.batch_seconds, seed=0, **deal)[call]
+    assert f"(clips {', '.join(spoiled.ids)})" in str(caught.value)
 
 
 def test_many_clips_are_not_all_named(learn, tmp_path):
