@@ -20,7 +20,7 @@ from distill.files import read_json
 from distill.frozen import Frozen
 from distill.loading import cost, load, text, usage
 from distill.logmel import LogMel
-from distill.recipe import Recipe, RecipeError
+from distill.recipe import Recipe
 from distill.run import Run, open_run
 from distill.teacher import FusedTeacher
 from distill.waveform import Waveform
@@ -97,8 +97,6 @@ def rows(place: Run, teacher: FusedTeacher) -> dict[str, Encoder]:
     baselines = {"log-mel": LogMel()}
     compared = baselines | upstreams | {"teacher": teacher} | ours
     others = {Path(folder).name: open_student(Path(folder) / "student") for folder in recipe.evaluate.students}
-    if both := compared.keys() & others.keys():
-        raise RecipeError(f"evaluate.students: {', '.join(both)} is the name of another row; rename the folder")
     return {name: Frozen(encoder) for name, encoder in (compared | others).items()}
 
 
