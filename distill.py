@@ -26,7 +26,7 @@ from distill.frozen import Frozen
 from distill.loading import cost, load, text, usage
 from distill.logmel import LogMel
 from distill.publish import demand_login, listing, upload
-from distill.recipe import Recipe, RecipeError
+from distill.recipe import Recipe
 from distill.run import Run, open_run
 from distill.tasks import demand_labels
 from distill.teacher import FusedTeacher
@@ -179,8 +179,6 @@ def rows(place: Run, teacher: FusedTeacher) -> dict[str, Encoder]:
     deployed = {name: OnnxEncoder(place.onnx / file, ours["student"]) for name, file in files.items()}
     compared = baselines | upstreams | {"teacher": teacher} | ours | deployed
     others = {Path(folder).name: open_student(Path(folder) / "student") for folder in recipe.evaluate.students}
-    if both := compared.keys() & others.keys():
-        raise RecipeError(f"evaluate.students: {', '.join(both)} is the name of another row; rename the folder")
     return {name: Frozen(encoder) for name, encoder in (compared | others).items()}
 
 

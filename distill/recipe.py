@@ -251,6 +251,9 @@ class Recipe:
             raise RecipeError("say where to publish: publish.repo=<user>/<name>; or publish.dry_run=true to look first")
         if Path(self.name).name != self.name or self.name == "..":
             raise RecipeError(f"name={self.name} must be the name of one folder; where it lies is runs=<folder>")
+        others = {Path(folder).name for folder in self.evaluate.students}
+        if taken := others & {"log-mel", *self.teacher.upstreams, "teacher", "student", "untrained"}:
+            raise RecipeError(f"evaluate.students: {min(taken)} is the name of another row; rename the folder")
         if self.distill.layers > self.student.layers:
             pairs, layers = self.distill.layers, self.student.layers
             raise RecipeError(f"distill.layers={pairs} pairs need as many student layers, student.layers={layers}")

@@ -31,7 +31,7 @@ def write_report(folder: Path) -> Path:
     evaluation = read_json(folder / "evaluation.json")
     analysis = read_json(folder / "analysis.json") if (folder / "analysis.json").exists() else {}
     facts = evaluation | {"analysis": analysis, "seconds": seconds(evaluation)}
-    places, recipe = tables.places(evaluation), read_saved(folder / "recipe.yaml")
+    places, recipe = tables.standing(evaluation), read_saved(folder / "recipe.yaml")
     with plots.style():
         drawings = [
             *figures.of_rows(facts, places),
@@ -48,7 +48,7 @@ def write_report(folder: Path) -> Path:
             "environment": read_json(folder / "environment.json"),
             "scores": tables.score_table(facts, places),
             "costs": tables.cost_table(facts, places),
-            "tests": tables.test_table(facts) if "student" in places else None,
+            "tests": tables.paired_table(facts) if "student" in places else None,
             "sweep": tables.sweep_table(facts),
             "times": tables.time_table(facts),
             "files": {name: words for name, words in FILES.items() if (folder / name).exists()},

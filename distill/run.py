@@ -59,7 +59,8 @@ class Run:
         if stage == "evaluate":
             return self.evaluation.exists() and self.asked() <= read_json(self.evaluation)["rows"].keys()
         if stage == "report":
-            return not self.recipe.report.runs and newer(self.report, self.evaluation)
+            done = self.finished("evaluate") and newer(self.report, self.evaluation)
+            return done and not self.recipe.report.runs
         made = {"fit": self.teacher, "distill": self.student}
         return stage in made and made[stage].exists()
 

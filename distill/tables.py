@@ -106,7 +106,7 @@ def tasks(result: dict, places: Mapping[str, str]) -> dict[str, dict]:
     return {task: found for at in places.values() for task, found in look_up(result, at)["tasks"].items()}
 
 
-def places(result: dict) -> dict[str, str]:
+def standing(result: dict) -> dict[str, str]:
     """Where each row of an evaluation stands."""
     return {name: f"rows/{name}" for name in result["rows"]}
 
@@ -142,12 +142,12 @@ def cost_table(result: dict, places: Mapping[str, str]) -> Table:
     return Table("costs", head, rows)
 
 
-def test_table(result: dict) -> Table:
+def paired_table(result: dict) -> Table:
     """The student minus each other row, with p-values."""
-    known = tasks(result, places(result))
+    known = tasks(result, standing(result))
     titles = [part for task, found in known.items() for part in (heading(task, found)[:-2], "p")]
     table = Table("tests", ["student minus", *titles])
-    for name, at in places(result).items():
+    for name, at in standing(result).items():
         if name != "student":
             found = [f"{at}/tasks/{task}/student_minus_row" for task in known]
             pairs = [
@@ -162,7 +162,7 @@ def sweep_table(result: dict) -> Table:
     """Every cell's learning rates with their validation scores, its choice, its seeds."""
     head = ["row", "task", "validation at each rate", "chosen", "test, each seed", "95 % over seeds"]
     table = Table("sweep", head)
-    for name, at in places(result).items():
+    for name, at in standing(result).items():
         for task, found in look_up(result, at)["tasks"].items():
             where = f"{at}/tasks/{task}"
             rates = ", ".join(f"{rate}: {points(value)}" for rate, value in found["validation"].items())

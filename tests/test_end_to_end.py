@@ -1,6 +1,7 @@
 """The README's command from nothing to a student, and what it says when something is wrong."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -228,6 +229,7 @@ WRONG = {
     "an unknown family": (["teacher.upstreams=[wavml]"], ["'wavml'", "did you mean 'wavlm'?"]),
     "an unknown architecture": (["student.architecture=hubart"], ["'hubart'", "hubert"]),
     "no key at all": (["fast"], ["'fast'", "key=value"]),
+    "a student under a taken name": (["evaluate.students=[x/teacher]"], ["teacher is the name of another row"]),
     "a missing checkpoint": (["teacher.checkpoints.wavlm=./nowhere"], ["./nowhere", "no such folder", "scale=mini"]),
 }
 
@@ -257,6 +259,27 @@ def test_a_run_goes_on_by_its_own_recipe(miniature: Miniature, launched):
     run = launched[0]
     said = miniature.run([f"recipe={run / 'recipe.yaml'}"])
     assert "to do:" not in said and "log-mel" in said
+
+
+def test_other_students_are_rows_and_runs_are_compared(miniature: Miniature, launched, tmp_path):
+    for name in ("run", "other"):
+        shutil.copytree(launched[0], tmp_path / name)
+    cells = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run" / "evaluation").iterdir()}
+    words = [f"recipe={tmp_path / 'run' / 'recipe.yaml'}", f"runs={tmp_path}"]
+    said = miniature.run([*words, f"evaluate.students=[{tmp_path / 'other'}]"])
+    assert "to do: evaluate, report" in said and "evaluate other: heard" in said and "evaluate student:" not in said
+    rows = json.loads((tmp_path / "run" / "evaluation.json").read_text())["rows"]
+    assert list(rows) == [*ROWS, "other"]
+    for task, cell in rows["other"]["tasks"].items():
+        assert cell["value"] == rows["student"]["tasks"][task]["value"]
+        assert cell["student_minus_row"] == {"value": 0.0, "interval": [0.0, 0.0], "p_value": 1.0}
+    assert rows["other"]["retention"] == rows["student"]["retention"]
+    now = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run" / "evaluation").iterdir()}
+    assert cells.items() <= now.items(), "what was measured before was measured again"
+    assert "<td>other</td>" in (tmp_path / "run" / "report.html").read_text()
+    said = miniature.run([*words, "stages=[report]", f"report.runs=[{tmp_path / 'run'},{tmp_path / 'other'}]"])
+    assert f"comparison: {tmp_path / 'run' / 'comparison.html'}" in said and "to do:" not in said
+    assert "<td>other, teacher</td>" in (tmp_path / "run" / "comparison.html").read_text()
 
 
 @pytest.mark.parametrize("place", ["runs", "run", "parent"])

@@ -212,6 +212,24 @@ def test_every_number_stands_in_evaluation_json(run):
                 assert f"{at}/tasks/{task}/student_minus_row/p_value" in sources
 
 
+def test_every_number_stands_under_its_name(run):
+    page = Page((run / "report.html").read_text())
+    times, scores, costs, differences, sweep = (table[0] for table in page.tables)
+    assert scores == ["row", "ASR WER ↓", "SV EER ↓", "ER accuracy ↑", "mean ↑", "retention ↑"]
+    assert costs == ["row", "parameters", "MACs / s", "RTF, one clip", "RTF, full batch", "peak memory"]
+    assert differences == ["student minus", "ASR WER", "p", "SV EER", "p", "ER accuracy", "p"]
+    found = [source.removeprefix("rows/wavlm/") for source, _ in page.sourced if source.startswith("rows/wavlm/")]
+    shown = [f"tasks/{task}/{key}" for task in TASKS for key in ("value", "interval")]
+    shown += ["score/value", "score/interval"]
+    shown += ["parameters", "macs", "real_time_factor", "real_time_factor_batch", "peak_memory"]
+    parts = ("student_minus_row/value", "student_minus_row/interval", "student_minus_row/p_value")
+    shown += [f"tasks/{task}/{key}" for task in TASKS for key in parts]
+    parts = ("validation", "learning_rate", "seeds", "seed_interval")
+    assert found == shown + [f"tasks/{task}/{key}" for task in TASKS for key in parts]
+    assert [line[0] for line in page.tables[1][1:]] == list(ROWS)
+    assert times == ["stage", "time"] and sweep[2:4] == ["validation at each rate", "chosen"]
+
+
 def test_a_page_that_parts_from_evaluation_json_is_found_out(run):
     html, facts = (run / "report.html").read_text(), facts_of(run)
     facts["rows"]["student"]["tasks"]["asr"]["value"] += 0.11
@@ -315,7 +333,8 @@ def test_a_report_is_finished_until_there_is_another_evaluation(tmp_path):
     asked = replace(place.recipe, evaluate=replace(place.recipe.evaluate, students=["runs/whisper"]))
     assert Run(asked, place.folder).finished("evaluate")  # whisper is a row there
     asked = replace(place.recipe, evaluate=replace(place.recipe.evaluate, students=["runs/hubert"]))
-    assert not Run(asked, place.folder).finished("evaluate")
+    os.utime(place.report)
+    assert not Run(asked, place.folder).finished("evaluate") and not Run(asked, place.folder).finished("report")
 
 
 @pytest.mark.parametrize(
@@ -352,6 +371,11 @@ def test_of_many_groups_the_extremes_are_shown():
     shown = [group["student"] for group in figures._few(many).values()]
     assert shown == [*map(float, range(12)), *map(float, range(88, 100))]
     assert figures._few(dict(list(many.items())[:24])) == dict(list(many.items())[:24])
+
+
+def test_figures_need_no_display():
+    for path in Path(plots.__file__).parent.rglob("*.py"):
+        assert "pyplot" not in path.read_text(), path
 
 
 def test_rows_are_told_apart_by_colour_blind_readers():

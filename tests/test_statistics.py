@@ -50,21 +50,22 @@ def test_translations_are_drawn_whole():
     assert found.part(np.array([1])) == pytest.approx(compute("bleu", texts[1:2], said[1:2]))
 
 
-def test_a_speaker_drawn_twice_counts_as_two_speakers_would():
-    embeddings, speakers = voices(5, 4, 1.0)
-    times = np.array([[2, 1, 0, 1, 1]])
+@pytest.mark.parametrize("twice", [0, 1, 3, 4])
+def test_a_speaker_drawn_twice_counts_as_two_speakers_would(twice):
+    embeddings, speakers = voices(5, 4, 2.5)
+    times = np.array([[1, 1, 0, 1, 1]])
+    times[0, twice] = 2
     drawn = evidence("eer", embeddings, speakers).scores(times)[0]
-    chosen = [row for row in range(20) if row // 4 != 2]
-    again = np.array([*chosen, 0, 1, 2, 3])
-    names = np.array(speakers)[again]
-    names[-4:] = "s0 again"
-    doubled = evidence("eer", embeddings[:, again], list(names))
+    once = [row for row in range(20) if row // 4 != 2]
+    rows = np.array([*once, *range(4 * twice, 4 * twice + 4)])
+    origin = np.array(speakers)[rows]
+    names = [*origin[:16], *["once more"] * 4]
+    doubled = evidence("eer", embeddings[:, rows], names)
     assert isinstance(doubled, Trials)
-    origin = np.array(speakers)[again]
-    alike = origin[doubled.clips_2N]  # trials between both draws of one speaker are left out
-    kept = (alike[0] != alike[1]) | (doubled.speakers_C[doubled.clips_2N[0]] == doubled.speakers_C[doubled.clips_2N[1]])
-    without = Trials(doubled.scores_SN[:, kept], doubled.clips_2N[:, kept], doubled.speakers_C)
-    assert drawn == pytest.approx(without.scores(np.ones((1, 5)))[0], abs=1e-4)
+    (left, right), (a, b) = doubled.speakers_C[doubled.clips_2N], origin[doubled.clips_2N]
+    kept = (left == right) | (a != b)  # trials between both draws of one speaker are left out
+    alone = Trials(doubled.scores_SN[:, kept], doubled.clips_2N[:, kept], doubled.speakers_C)
+    assert drawn == pytest.approx(alone.scores(np.ones((1, 5)))[0], abs=1e-4)
 
 
 def test_the_interval_is_scipys_percentile_bootstrap():
