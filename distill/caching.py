@@ -39,14 +39,25 @@ def open_store(
     """
     lengths = encoder.frames(torch.from_numpy(clips.samples)).cpu().numpy()
     layout = Layout.of(list(by_length(clips.samples, seconds)), lengths, packing.width)
-    made_of = made_of | {"version": VERSION, "packing": packing.name, "frame_bytes": packing.width}
+    made_of = made_of | {"packing": packing.name, "frame_bytes": packing.width}
     folder = place / f"targets-{digest_of(made_of)[:16]}"
     store, scribe = Store(folder, layout, packing.width), Scribe(encoder, clips, packing, accelerator.device)
     with accelerator.main_process_first():
         claim(folder, made_of)
+    write_missing(accelerator, store, scribe)
+    if absent := store.missing():
+        raise StoreError(f"{folder} lacks {len(absent)} shards other processes wrote; give a folder all machines see")
+    if accelerator.is_main_process:
+        store.tidy()
+        scribe.compare(store)
+    return store
+
+
+def write_missing(accelerator: Accelerator, store: Store, scribe: "Scribe") -> None:
+    """Each process its share of the shards that are not there. Raises ValueError where the disk is too small."""
     missing: list[int] = broadcast_object_list([store.missing()])[0]  # another run may be writing them too
     if missing:
-        demand_room(folder, store.bytes(missing), packing)
+        demand_room(store.folder, store.bytes(missing), scribe.packing)
     accelerator.wait_for_everyone()
     announce(accelerator, store, missing, scribe)
     mine = missing[accelerator.process_index :: accelerator.num_processes]
@@ -54,12 +65,6 @@ def open_store(
     for shard in tqdm(mine, "targets", unit="shard", mininterval=15, disable=quiet):
         scribe.write(store, shard)
     accelerator.wait_for_everyone()
-    if absent := store.missing():
-        raise StoreError(f"{folder} lacks {len(absent)} shards other processes wrote; give a folder all machines see")
-    if accelerator.is_main_process:
-        store.tidy()
-        scribe.compare(store)
-    return store
 
 
 class Scribe:

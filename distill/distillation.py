@@ -118,7 +118,7 @@ def look(
     supervision: Supervision, student: Encoder, clips: Clips, settings: Distill, accelerator: Accelerator
 ) -> Distillation | CodeDistillation:
     """The objective with targets as the recipe wants them: the teacher live, or heard once."""
-    place, seconds = Path(settings.cache) if settings.cache else cache_folder(), settings.forward_seconds
+    place, seconds = Path(settings.cache).expanduser() if settings.cache else cache_folder(), settings.forward_seconds
     if settings.targets == "codes":
         recall = codes(accelerator, supervision, clips, seconds, settings.codebooks, place)
         names = [str(number + 1) for number in range(settings.layers)] + ["interface"] * supervision.summary

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from distill.caching import open_store
+from distill.caching import VERSION, open_store
 from distill.codes import Codebooks, Codes, learn_codebooks
 from distill.data.batches import Batch, moved
 from distill.data.clips import Clips
@@ -146,5 +146,5 @@ def learned_from(supervision: Supervision, clips: Clips, seconds: float, books: 
 
 def identity(accelerator: Accelerator, supervision: Supervision, clips: Clips, seconds: float) -> dict[str, object]:
     """All that stored targets depend on but how they are packed, as plain data."""
-    heard = {"corpus": corpus_digest(clips, accelerator), "seconds": seconds, "libraries": libraries()}
-    return heard | supervision.identity()
+    heard = {"corpus": corpus_digest(clips, accelerator), "seconds": seconds}
+    return heard | supervision.identity() | {"version": VERSION, "libraries": libraries()}
