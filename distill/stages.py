@@ -163,14 +163,14 @@ def finetune_student(
         found = score(downstream, task, clips, settings.forward_seconds, accelerator.device)
         run.finetuned.mkdir(exist_ok=True)
         save(downstream.cpu(), task, run.finetuned / name)
-        write_json(scores, {"settings": kept, "result": described(downstream, task, found, len(clips))})
+        write_json(scores, {"settings": kept, "result": described(downstream, task, found, clips)})
         Checkpoints(run.folder / "checkpoints" / stage).remove()
     accelerator.wait_for_everyone()
     runtime.finish(accelerator)
     return read_json(scores)["result"]
 
 
-def described(downstream: Downstream, task: Task, scores: dict[str, float], clips: int) -> dict[str, Any]:
+def described(downstream: Downstream, task: Task, scores: dict[str, float], clips: Clips) -> dict[str, Any]:
     """A fine-tuned model as `evaluation.json` tells of it."""
     return {
         "model": type(downstream.stock).__name__,
@@ -178,6 +178,7 @@ def described(downstream: Downstream, task: Task, scores: dict[str, float], clip
         "metric": task.metric,
         "lower_is_better": task.lower_is_better,
         "value": scores[task.metric],
-        "clips": clips,
+        "clips": len(clips),
+        "languages": sorted(set(clips.column("language"))),
         "labels": list(task.vocabulary) if task.name in ("er", "lid") else [],
     } | {key: value for key, value in scores.items() if key != task.metric}

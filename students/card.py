@@ -1,7 +1,7 @@
 """Model cards: what a checkpoint is, how to use it, what was measured, whose layers it learned under which licence."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,8 @@ def finetuned_card(facts: Facts, repo: str, result: Mapping[str, Any], task: str
         "title": TITLES[task],
         "code": (XVECTOR if task == "sv" else PIPELINE).format(repo=repo, pipeline=PIPELINES[task]),
     }
-    data = metadata(facts, repo, PIPELINES[task], [student], [outcome(facts, TITLES[task], task, cell)])
+    speaks = replace(facts, languages=cell["languages"])
+    data = metadata(speaks, repo, PIPELINES[task], [student], [outcome(facts, TITLES[task], task, cell)])
     return render("finetuned.md", data, facts, words)
 
 

@@ -47,7 +47,7 @@ def result() -> dict:
     for name, size in (("student", 2_513_504), ("onnx", 3_021_341), ("onnx-int8", 1_398_033)):
         rows[name]["bytes"] = size
     rows["student"]["retention"] = {"asr": 0.7, "mean": 0.8203}
-    cell = {"metric": "wer", "lower_is_better": True, "value": 33.335, "cer": 12.678, "clips": 480}
+    cell = {"metric": "wer", "lower_is_better": True, "value": 33.335, "cer": 12.678, "clips": 480, "languages": ["en"]}
     cell |= {"model": "HubertForCTC", "parameters": 630_107, "labels": []}
     return {"rows": rows, "finetuned": {"asr": cell}}
 
@@ -93,7 +93,11 @@ def test_the_metadata_says_where_it_comes_from(facts, result):
     assert data["pipeline_tag"] == "feature-extraction" and data["library_name"] == "transformers"
     assert {"speech", "distillation", "fusedistill", *BASE} == set(data["tags"])
     tuned = head(finetuned_card(facts, "me/student-asr", result, "asr", "me/student"))
-    assert tuned["base_model"] == ["me/student"] and tuned["pipeline_tag"] == "automatic-speech-recognition"
+    assert (
+        tuned["language"] == ["en"]
+        and tuned["base_model"] == ["me/student"]
+        and tuned["pipeline_tag"] == "automatic-speech-recognition"
+    )
 
 
 def test_the_model_index_is_what_was_measured_and_nothing_else(facts, result):
