@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 .PHONY: distill test test-all style bench clean
 
 distill: $(VENV)/installed
-	$(BIN)/accelerate launch distill.py recipe=$(RECIPE) $(ARGS)
+	$(BIN)/accelerate launch --quiet distill.py recipe=$(RECIPE) $(ARGS)
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest $(ARGS)

@@ -89,7 +89,7 @@ class Data:
         """Processes that decode ahead for each of these, which share the machine's cores."""
         if self.workers >= 0 or self.corpus == "embedded":
             return max(self.workers, 0)
-        return min((os.cpu_count() or 1) // processes, DECODERS)
+        return min(len(os.sched_getaffinity(0)) // processes, DECODERS)
 
 
 @dataclass(frozen=True)
