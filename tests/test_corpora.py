@@ -323,7 +323,7 @@ def test_a_wrong_trial_list_is_refused_with_its_line_and_the_reason(text, messag
 
 
 def test_decoders_are_none_for_the_embedded_corpus_and_few_for_others(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     assert Data().decoders(1) == 0
     assert [settings(Path("x")).decoders(count) for count in (1, 8, 32)] == [4, 2, 0]
     assert [replace(settings(Path("x")), workers=count).decoders(8) for count in (0, 7)] == [0, 7]

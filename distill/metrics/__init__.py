@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import importlib
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -42,8 +43,12 @@ def _load(name: str):
 
     folder = _own_folder()
     config.HF_MODULES_CACHE = folder
-    path = Path(__file__).with_name(name)
-    return evaluate.load(str(path), cache_dir=folder, keep_in_memory=True)
+    load = functools.partial(evaluate.load, str(Path(__file__).with_name(name)), cache_dir=folder, keep_in_memory=True)
+    try:
+        return load()
+    except ModuleNotFoundError:  # Python listed the folder in the same instant as the copy appeared in it
+        importlib.invalidate_caches()
+        return load()
 
 
 @functools.cache
