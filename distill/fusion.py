@@ -221,13 +221,21 @@ class Fusion(nn.Module):
 
     def forward(self, stacks: list[Features]) -> Features:
         """One Features per upstream, in the order of `shapes` -> the fused stack with the owner's frames."""
+        return self.fuse(self.align(stacks))
+
+    def align(self, stacks: list[Features]) -> list[Features]:
+        """Every upstream's own layers, standardised, at the owner's frames."""
         self._check(stacks)
         owner = stacks[self.owner]
-        aligned = []
-        for standardise, features in zip(self.standardise, stacks, strict=True):
-            timed = align_time(standardise(features), self.grid, owner.lengths, frames=owner.hidden.shape[2])
-            aligned.append(align_layers(timed.hidden, self.layers))
-        return replace(owner, hidden=self.combine(aligned))
+        return [
+            align_time(standardise(features), self.grid, owner.lengths, frames=owner.hidden.shape[2])
+            for standardise, features in zip(self.standardise, stacks, strict=True)
+        ]
+
+    def fuse(self, aligned: list[Features]) -> Features:
+        """What `align` gives -> the fused stack."""
+        deep = [align_layers(features.hidden, self.layers) for features in aligned]
+        return replace(aligned[self.owner], hidden=self.combine(deep))
 
     def standardisers(self) -> list[Standardiser]:
         """One for each upstream, in the order of `shapes`."""

@@ -18,12 +18,13 @@ from distill.data.manifest import CHECKS
 from distill.data.ml_superb import HOURS, MONOLINGUAL
 from distill.data.published import ON_THE_HUB
 from distill.data.splits import SPLITS
+from distill.distiller import BALANCE
 from distill.evaluation import Evaluate
 from distill.fusion import COMBINE
 from distill.interface import INTERFACES
 from distill.losses import LOSSES
 from distill.packing import PRECISIONS
-from distill.targets import TARGETS
+from distill.targets import SUPERVISE, TARGETS
 from distill.tasks import TASKS
 
 STAGES = ("fit", "distill", "evaluate", "report", "publish")
@@ -173,15 +174,20 @@ class Distill:
     cache: str = ""  # folder of cached targets and codes, which runs share; empty: where corpora are kept
     cache_precision: str = within("float16", menu=PRECISIONS)  # of cached targets
     codebooks: int = within(4, least=1)  # bytes for each target and frame, where targets are codes
+    supervise: str = within("fused", menu=SUPERVISE)  # by the fused stack, by each upstream's own layers, or by both
     loss: str = within("l1_cosine", menu=LOSSES)
-    layers: int = within(4, least=1)  # K evenly spaced pairs of a student layer and a fused layer
-    layer_weights: list[float] = within((), least=0)  # one for each pair; empty: equal
+    layers: int = within(4, least=1)  # K evenly spaced pairs of a student layer and a layer of each source
+    layer_weights: list[float] = within((), least=0)  # one for each pair of a source; empty: equal
     interface_weight: float = within(0.5, least=0)  # of the interface's output as a target too; 0: none
+    drop: float = within(0.0, least=0, below=1)  # how often a source is left out of a pass, unless its loss is highest
+    balance: str = within("equal", menu=BALANCE)  # weights of the sources; by uncertainty they are learned
     save_every: int = within(100, least=1)  # optimizer steps
     log_every: int = within(10, least=1)  # optimizer steps
 
     def __post_init__(self):
         check("distill.", self)
+        if self.targets == "codes" and (self.drop or self.balance != "equal"):
+            raise RecipeError("distill.targets=codes has sources of equal weight; leave out distill.drop and balance")
         if self.layer_weights:
             as_many("distill.layer_weights", self.layer_weights, "distill.layers is", self.layers)
 

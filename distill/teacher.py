@@ -52,6 +52,10 @@ class FusedTeacher(Encoder):
         """The upstreams in the order of the fusion."""
         return list(self.upstreams.values())  # pyright: ignore[reportReturnType]
 
+    def widths(self) -> dict[str, int]:
+        """Features of a frame, by upstream."""
+        return {name: shape.width for name, shape in zip(self.upstreams, self.fusion.shapes, strict=True)}
+
     def save(self, folder: Path, heads: Mapping[str, Tensor]) -> None:
         """What fit found: fusion, interface and task heads, with a description; whole or not at all.
 
