@@ -17,6 +17,7 @@ from distill.data.clips import Clips
 from distill.data.embedded import cache_folder
 from distill.distiller import Distiller, Group, Outcome, pairs
 from distill.features import Encoder
+from distill.harder import QUIET, Noise
 from distill.loop import Plan, optimizer, train
 from distill.losses import Agreement
 from distill.recipe import Distill
@@ -35,6 +36,7 @@ class Distillation:
     targets: Targets
     names: Sequence[str]  # of the K targets, in the log
     width: int  # D of the targets
+    noise: Noise = QUIET  # over what the student hears, and the teacher does not
 
     def counts(self, rows: np.ndarray) -> Tensor:
         """Frames the student makes of these clips: (1,)."""
@@ -42,7 +44,8 @@ class Distillation:
 
     def outcome(self, model: nn.Module, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
         targets, interface_BTD = self.targets(batch)
-        out: Outcome = model(batch.audio, batch.lengths, targets, interface_BTD)
+        audio_BN = self.noise.over(batch.audio, batch.lengths)
+        out: Outcome = model(audio_BN, batch.lengths, targets, interface_BTD)
         tally = [
             torch.stack([out.loss_sum.detach().double(), out.count.double()]),
             out.agreement.tensor().flatten(),
@@ -143,11 +146,12 @@ def look(
     accelerator: Accelerator,
 ) -> Distillation | CodeDistillation:
     """The objective with targets as the recipe wants them: the teacher live, or heard once; names: of the layers."""
+    noise = Noise(settings.noise_share, *settings.noise_db)
     place, seconds = Path(settings.cache) if settings.cache else cache_folder(), settings.forward_seconds
     if settings.targets == "codes":
         recall = codes(accelerator, supervision, clips, seconds, settings.codebooks, place)
         coded = [*names, *["interface"] * supervision.summary]
-        objective = CodeDistillation(clips, student, recall, coded)
+        objective = CodeDistillation(clips, student, recall, coded, noise)
     else:
         if settings.targets == "online":
             targets = online(supervision)
@@ -156,7 +160,7 @@ def look(
         else:
             accelerator.print(f"the teacher listens to {clips.seconds() / 3600:.2f} h of audio, once")
             targets = memory(supervision, clips, seconds, accelerator.device)
-        objective = Distillation(clips, student, targets, names, supervision.told)
+        objective = Distillation(clips, student, targets, names, supervision.told, noise)
     if settings.targets != "online":
         supervision.to("cpu")  # it has said all it has to say; a GPU has other uses for its memory
     return objective

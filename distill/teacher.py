@@ -25,13 +25,21 @@ class FusedTeacher(Encoder):
     interface is fitted together with the fusion but is no part of the features.
     """
 
-    def __init__(self, upstreams: Mapping[str, Encoder], combine: str, width: int, interface: str, seed: int):
+    def __init__(
+        self,
+        upstreams: Mapping[str, Encoder],
+        combine: str,
+        width: int,
+        interface: str,
+        seed: int,
+        standardise: str = "channel",
+    ):
         super().__init__()
         self.upstreams = nn.ModuleDict(upstreams)
         shapes = [Shape.of(encoder) for encoder in upstreams.values()]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.fusion = Fusion(shapes, combine, width or max(shape.width for shape in shapes))
+            self.fusion = Fusion(shapes, combine, width or max(shape.width for shape in shapes), standardise)
             self.interface = INTERFACES[interface](self.fusion.layers, self.fusion.width)
         self.summarise = Standardiser(1, self.interface.width)
         self.grid, self.layers, self.width = self.fusion.grid, self.fusion.layers, self.fusion.width
