@@ -154,9 +154,14 @@ def facts(student: Waveform, recipe: Recipe, train: Clips) -> Facts:
 
 def new_student(recipe: Recipe, teacher: FusedTeacher) -> Waveform:
     """The student before it has learned, started from an upstream where the recipe wants that."""
-    student = make_student(recipe.student, recipe.seed)
+    student = blank_student(recipe)
     start(student, recipe.student, dict(zip(recipe.teacher.upstreams, teacher.encoders(), strict=True)))
     return student
+
+
+def blank_student(recipe: Recipe) -> Waveform:
+    """The random student."""
+    return make_student(recipe.student, recipe.student_seed(), recipe.distill.masking())
 
 
 def exporter(recipe: Recipe, train: Clips) -> stages.Export:
@@ -173,13 +178,15 @@ def rows(place: Run, teacher: FusedTeacher) -> dict[str, Encoder]:
     """Everything that is compared, by the name of its row."""
     recipe = place.recipe
     upstreams = dict(zip(recipe.teacher.upstreams, teacher.encoders(), strict=True))
-    ours = {"student": open_student(place.student), "untrained": make_student(recipe.student, recipe.seed)}
+    ours = {"student": open_student(place.student), "untrained": blank_student(recipe)}
     baselines = {"log-mel": LogMel()}
     files = FILES if place.onnx.exists() else {}
     deployed = {name: OnnxEncoder(place.onnx / file, ours["student"]) for name, file in files.items()}
     compared = baselines | upstreams | {"teacher": teacher} | ours | deployed
     others = {Path(folder).name: open_student(Path(folder) / "student") for folder in recipe.evaluate.students}
-    return {name: Frozen(encoder) for name, encoder in (compared | others).items()}
+    wanted = recipe.evaluate.rows or list(compared)
+    kept = {name: encoder for name, encoder in compared.items() if name in wanted or name in deployed}
+    return {name: Frozen(encoder) for name, encoder in (kept | others).items()}
 
 
 def plan(recipe: Recipe) -> str:
@@ -190,7 +197,7 @@ def plan(recipe: Recipe) -> str:
         upstreams = [
             listener(*named, dtype) for named in zip(recipe.teacher.upstreams, teacher.encoders(), strict=True)
         ]
-        student = listener("student", make_student(recipe.student, recipe.seed).eval(), torch.float32)
+        student = listener("student", blank_student(recipe).eval(), torch.float32)
         return upstreams, student, parameters(teacher.fusion) + parameters(teacher.interface)
 
     with FakeTensorMode():

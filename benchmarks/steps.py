@@ -15,8 +15,7 @@ from distill import runtime
 from distill.coding import CodeDistillation
 from distill.data.batches import Batch, Batches
 from distill.data.clips import Clips
-from distill.distillation import Distillation, build
-from distill.distiller import pairs
+from distill.distillation import Distillation, build, sources
 from distill.features import SAMPLE_RATE, Encoder
 from distill.fit import Fit, Fitting, Labels
 from distill.loop import Objective, optimizer
@@ -55,8 +54,9 @@ def distilling(
     clock: Clock, teacher: FusedTeacher, student: Encoder, clips: Clips, targets: Callable, settings: Distill
 ) -> tuple[nn.Module, Distillation | CodeDistillation]:
     """What distillation trains, and its objective; targets of the kind that the settings name."""
-    chosen = pairs(student.layers, teacher.layers, settings.layers)
-    module = build(deepcopy(student), teacher, settings, chosen, 0)
+    groups = sources(student, teacher, settings)
+    names = [name for group in groups for name in group.names()]
+    module = build(deepcopy(student), teacher, settings, groups, 0)
     clock.watch("student", module.student)
 
     def timed(batch: Batch):
@@ -64,9 +64,9 @@ def distilling(
             return targets(batch)
 
     if settings.targets == "codes":
-        names = [str(number) for number in range(len(module.heads))]
-        return module, CodeDistillation(clips, student, timed, names)
-    return module, Distillation(clips, student, timed, len(chosen), teacher.width)
+        coded = [*names, *["interface"] * (len(module.heads) - len(names))]
+        return module, CodeDistillation(clips, student, timed, coded)
+    return module, Distillation(clips, student, timed, names, max(group.width for group in groups))
 
 
 def training(clock: Clock, module: nn.Module, objective: Objective, settings: FitSettings | Distill, passes: int):

@@ -22,7 +22,7 @@ from distill import runtime
 from distill.data.batches import accumulation
 from distill.data.clips import Clips
 from distill.data.corpora import load_splits
-from distill.distiller import pairs
+from distill.distillation import sources, supervise
 from distill.features import Encoder
 from distill.files import write_json
 from distill.frozen import Frozen
@@ -60,8 +60,8 @@ def train_all(
     settings = recipe.distill
     steps = {"fit": training(clock, *fitting(clock, teacher, recipe.fit.tasks, clips), recipe.fit, 1)}
     clock.watch("fusion", teacher.fusion)
-    layers = [layer for _, layer in pairs(student.layers, teacher.layers, settings.layers)]
-    supervision = Supervision(teacher, layers, summary=settings.interface_weight > 0, dtype=runtime.precision())
+    groups = sources(student, teacher, settings)
+    supervision = supervise(teacher, groups, settings, runtime.precision())
     few = some(clips, len(clips) * (WARM + STEPS + 1) * settings.batch_seconds / clips.seconds())
     with TemporaryDirectory() as place:
         stored, speeds = targets(accelerator, supervision, few, settings, Path(place))
@@ -70,7 +70,7 @@ def train_all(
             own = clips if kind == "online" else few
             learner = distilling(clock, teacher, student, own, source, replace(settings, targets=kind))
             steps[f"distill, {kind}"] = training(clock, *learner, settings, passes)
-    plain = Supervision(teacher, layers, summary=settings.interface_weight > 0)
+    plain = supervise(teacher, groups, settings, torch.float32)
     steps["reference"] = reference(clock, plain, student, clips, replace(settings, targets="online"))
     return steps, speeds
 

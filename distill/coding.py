@@ -13,6 +13,7 @@ from distill.data.batches import Batch
 from distill.data.clips import Clips
 from distill.features import Encoder, Grid
 from distill.fusion import positions
+from distill.harder import QUIET, Noise
 
 NONE = -100  # a target that counts for nothing
 
@@ -73,13 +74,15 @@ class CodeDistillation:
     student: Encoder
     targets: Callable[[Batch], Codes]
     names: Sequence[str]  # of the coded layers, in the log
+    noise: Noise = QUIET  # over what the student hears
 
     def counts(self, rows: np.ndarray) -> Tensor:
         """Frames the student makes of these clips: (1,)."""
         return self.student.frames(torch.from_numpy(self.clips.samples[rows])).sum().double()[None]
 
     def outcome(self, model: nn.Module, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
-        out: CodeOutcome = model(batch.audio, batch.lengths, self.targets(batch))
+        audio_BN = self.noise.over(batch.audio, batch.lengths)
+        out: CodeOutcome = model(audio_BN, batch.lengths, self.targets(batch))
         totals = torch.stack([out.loss_sum.detach().double(), out.count.double()])
         return out.loss_sum / batch.counts[0], torch.cat([totals, out.losses_K.double(), out.right_K.double()])
 

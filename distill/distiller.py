@@ -5,10 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from distill.features import Encoder, Features
 from distill.fusion import align_time
 from distill.losses import LOSSES, Agreement
+
+BALANCE = ("equal", "uncertainty")
 
 
 def pairs(student_layers: int, teacher_layers: int, count: int) -> list[tuple[int, int]]:
@@ -20,64 +23,118 @@ def pairs(student_layers: int, teacher_layers: int, count: int) -> list[tuple[in
 
 
 @dataclass(frozen=True)
+class Group:
+    """What one source teaches: the fused stack, or one upstream by its own layers."""
+
+    name: str  # of the upstream; empty: the fused stack
+    pairs: tuple[tuple[int, int], ...]  # student layer, layer of the source
+    width: int  # features of the source's frames
+
+    def names(self) -> list[str]:
+        """Its targets in the log."""
+        return [f"{self.name}_{number}".lstrip("_") for number in range(1, len(self.pairs) + 1)]
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What one batch says: divide sums by counts only after adding up all batches of a step."""
 
     loss_sum: Tensor  # () sum over valid frames of the loss, with gradient
     count: Tensor  # () valid frames
-    agreement: Agreement  # of the K layer pairs
+    agreement: Agreement  # of the K targets, group after group
     interface: Agreement | None  # of the interface output, K = 1, where it is a target
 
 
 class Distiller(nn.Module):
     """A student and one head per target; the heads stay behind when the student is published.
 
-    loss_sum / count = mean of the layers' losses by `weights` + interface_weight * the interface's loss.
+    loss_sum / count = mean over groups of the mean of their layers' losses by `weights`
+    + interface_weight * the interface's loss. drop, balance: see `_balanced`.
     """
 
     def __init__(
         self,
         student: Encoder,
-        layers: Sequence[tuple[int, int]],
-        target_width: int,
+        groups: Sequence[Group],
         interface_width: int | None,
         loss: str,
         weights: Sequence[float],
         interface_weight: float,
+        *,
+        drop: float = 0.0,
+        balance: str = "equal",
     ):
         super().__init__()
-        _check(student, layers, loss, weights)
-        self.student = student
-        self.layers = tuple(layers)
-        self.heads = nn.ModuleList(_head(student.width, target_width) for _ in layers)
+        _check(student, groups, loss, weights)
+        self.student, self.groups = student, tuple(groups)
+        self.layers = tuple(layer for group in groups for layer, _ in group.pairs)
+        self.widths = tuple(group.width for group in groups for _ in group.pairs)
+        self.heads = nn.ModuleList(_head(student.width, width) for width in self.widths)
         self.interface_head = None if interface_width is None else _head(student.width, interface_width)
         self.loss = LOSSES[loss]
         self.weights = tuple(weight / sum(weights) for weight in weights)  # no buffer: bf16 would round it
-        self.interface_weight = interface_weight
+        self.interface_weight, self.drop = interface_weight, drop
+        self.doubts = nn.Parameter(torch.zeros(len(groups))) if balance == "uncertainty" else None
 
     def forward(self, audio_BN: Tensor, lengths_B: Tensor, targets: Features, interface_BTD: Tensor | None) -> Outcome:
-        """targets: the K teacher layers named by `layers`; interface_BTD: on the same frames as they are."""
+        """targets: the layers named by `groups`, narrow ones with zeros to the width of the widest; interface_BTD: on
+        the same frames as they are.
+        """
         if (interface_BTD is None) != (self.interface_head is None):
             raise ValueError("an interface target and interface_width belong together: give both or neither")
         heard = self.student(audio_BN, lengths_B)
-        picked = [heard.hidden[:, layer] for layer, _ in self.layers]
-        pred_BKTD = torch.stack([head(x) for head, x in zip(self.heads, picked, strict=True)], dim=1)
-        sums_K, count, agreement = self._compare(pred_BKTD, targets, heard)
-        weighted = [weight * layer_sum for weight, layer_sum in zip(self.weights, sums_K, strict=True)]
-        loss_sum = torch.stack(weighted).sum()
+        told = [head(heard.hidden[:, layer]) for head, layer in zip(self.heads, self.layers, strict=True)]
+        pred_BKTD = torch.stack([pad(part, (0, max(self.widths) - part.shape[2])) for part in told], dim=1)
+        sums_K, count, agreement = self._compare(pred_BKTD, targets, heard, self.widths)
+        loss_sum = self._balanced(self._by_group(sums_K), count).mean()
         if self.interface_head is None or interface_BTD is None:
             return Outcome(loss_sum, count, agreement, None)
         pred_B1TD = self.interface_head(heard.hidden[:, -1:])
         stack = Features(interface_BTD[:, None], targets.lengths, targets.grid)
-        sums_1, _, interface = self._compare(pred_B1TD, stack, heard)
+        sums_1, _, interface = self._compare(pred_B1TD, stack, heard, [self.interface_head.out_features])
         return Outcome(loss_sum + self.interface_weight * sums_1.sum(), count, agreement, interface)
 
-    def _compare(self, pred_BKTD: Tensor, targets: Features, heard: Features) -> tuple[Tensor, Tensor, Agreement]:
-        """Per-layer loss sums, valid frames and agreement, on the student's frames."""
+    def _by_group(self, sums_K: Tensor) -> Tensor:
+        """The loss sum of each group, its layers by their weights: (G,)."""
+        weights = self.weights * len(self.groups)
+        weighted = [weight * layer_sum for weight, layer_sum in zip(weights, sums_K, strict=True)]
+        return torch.stack(weighted).view(len(self.groups), -1).sum(1)
+
+    def _balanced(self, sums_G: Tensor, count: Tensor) -> Tensor:
+        """The groups' loss sums as they count in this pass.
+
+        In training a group is dropped with the probability `drop`, but never the one with the highest loss (UNIC,
+        arXiv 2408.05088). By uncertainty (arXiv 1705.07115) a loss L counts as exp(-s) L + s with a learned s.
+        """
+        kept_G = torch.ones_like(sums_G)
+        if self.drop and self.training:
+            drawn_G = torch.rand(len(sums_G), device=sums_G.device) >= self.drop
+            kept_G = (drawn_G | (sums_G == sums_G.max())).to(sums_G.dtype)
+        if self.doubts is not None:
+            sums_G = (-self.doubts).exp() * sums_G + self.doubts * count
+        return kept_G * sums_G
+
+    def _compare(
+        self, pred_BKTD: Tensor, targets: Features, heard: Features, widths: Sequence[int]
+    ) -> tuple[Tensor, Tensor, Agreement]:
+        """Loss sums of each target, valid frames and agreement, on the student's frames."""
         target_BKTD = align_time(targets, heard.grid, heard.lengths, frames=heard.hidden.shape[2]).hidden
         mask_BT = heard.mask()
-        sums_K, count = self.loss(pred_BKTD, target_BKTD, mask_BT)
+        sums_K, count = self._each(pred_BKTD, target_BKTD, mask_BT, widths)
         return sums_K, count, Agreement.of(pred_BKTD, target_BKTD, mask_BT)
+
+    def _each(
+        self, pred_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor, widths: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of targets of one width at a time: a mean over features must not count zeros."""
+        if len(set(widths)) == 1:
+            return self.loss(pred_BKTD, target_BKTD, mask_BT)
+        parts, count = {}, mask_BT.sum()
+        for width in sorted(set(widths)):
+            chosen = [number for number, own in enumerate(widths) if own == width]
+            sums = self.loss(pred_BKTD[:, chosen, :, :width], target_BKTD[:, chosen, :, :width], mask_BT)[0]
+            parts |= dict(zip(chosen, sums, strict=True))
+        return torch.stack([parts[number] for number in range(len(widths))]), count
 
 
 def _head(width: int, target_width: int) -> nn.Linear:
@@ -89,12 +146,13 @@ def _head(width: int, target_width: int) -> nn.Linear:
     return head
 
 
-def _check(student: Encoder, layers: Sequence[tuple[int, int]], loss: str, weights: Sequence[float]) -> None:
+def _check(student: Encoder, groups: Sequence[Group], loss: str, weights: Sequence[float]) -> None:
     if loss not in LOSSES:
         raise ValueError(f"unknown loss={loss!r}; there are {', '.join(LOSSES)}")
-    if not layers or not all(0 <= layer < student.layers for layer, _ in layers):
-        raise ValueError(f"the student has layers 0 to {student.layers - 1}, got the pairs {list(layers)}")
-    if len(weights) != len(layers):
-        raise ValueError(f"one weight per layer pair: {len(layers)} pairs, {len(weights)} weights")
+    for group in groups:
+        if not group.pairs or not all(0 <= layer < student.layers for layer, _ in group.pairs):
+            raise ValueError(f"the student has layers 0 to {student.layers - 1}, got the pairs {list(group.pairs)}")
+        if len(weights) != len(group.pairs):
+            raise ValueError(f"one weight per layer pair: {len(group.pairs)} pairs, {len(weights)} weights")
     if min(weights) < 0 or sum(weights) <= 0:
         raise ValueError(f"layer weights must not be negative nor all zero, got {list(weights)}")

@@ -47,6 +47,7 @@ class Evaluate:
     score_clips: int = 500  # of each task in validation and in test, at most
     forward_seconds: float = 60.0  # audio in one forward pass of an encoder
     cache: str = "memory"  # where a row's frozen features are kept while probes are trained; or "disk"
+    rows: list[str] = field(default_factory=list)  # names of the rows that are evaluated; empty: all there are
     students: list[str] = field(default_factory=list)  # folders of other runs, whose students are rows too
 
     def __post_init__(self):
@@ -302,4 +303,5 @@ def _write(path: Path, settings: Evaluate, result: dict, task: str = "") -> None
 def _matter(settings: Evaluate, task: str) -> dict:
     """The settings that a cell depends on; one of another task or row does not make it old."""
     steps = {task: settings.budget(task).steps} if task else {}
-    return asdict(replace(settings, tasks=[task] if task else [], steps=steps, students=[], cache="memory"))
+    kept = asdict(replace(settings, tasks=[task] if task else [], steps=steps, students=[], cache="memory"))
+    return {name: value for name, value in kept.items() if name != "rows"}

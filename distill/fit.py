@@ -1,6 +1,6 @@
 """The fit stage: calibrate the scales of the upstreams, train what the fusion learns, the interface, the task heads."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from distill.data.batches import Batch, epoch
 from distill.data.clips import Clips, pad
 from distill.features import SAMPLE_RATE, Encoder, Features
 from distill.fusion import Fusion, Moments, Standardiser
-from distill.interface import HConv, WeightedSum
+from distill.interface import Interface
 from distill.loop import Plan, optimizer, train
 from distill.tasks import Task
 from distill.teacher import FusedTeacher
@@ -48,7 +48,7 @@ class Labels:
 class Fitting(nn.Module):
     """What fit trains, as one module: the fusion's own weights, one interface, a head for each task."""
 
-    def __init__(self, fusion: Fusion, interface: HConv | WeightedSum, tasks: Sequence[Task]):
+    def __init__(self, fusion: Fusion, interface: Interface, tasks: Sequence[Task]):
         super().__init__()
         self.fusion, self.interface = fusion, interface
         self.tasks = {task.name: task for task in tasks}
@@ -106,14 +106,14 @@ class Fit:
 def measure(
     accelerator: Accelerator,
     encoders: Sequence[Encoder],
-    standardisers: Iterable[Standardiser],
+    standardisers: Sequence[Standardiser],
     clips: Clips,
     seconds: float,
     seed: int,
 ) -> None:
     """Calibrate one standardiser per encoder on about `seconds` of audio, shared out to all processes."""
     heard = 0.0
-    moments = [Moments.empty(encoder.layers, encoder.width, accelerator.device) for encoder in encoders]
+    moments = [standardise.moments(accelerator.device) for standardise in standardisers]
     for number, rows in enumerate(epoch(clips.samples, SHARE, seed, 0)):
         if heard >= seconds:
             break

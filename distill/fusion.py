@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from distill.features import Encoder, Features, Grid, frame_mask
+from distill.rotation import evenly_rotated
 
 DEAD = 1e-3  # a channel that varies less than this fraction of its layer's median std carries nothing
 ROUNDING = 1e-6  # ... and so does one that varies less than this fraction of its mean
+STANDARDISE = ("channel", "layer", "phi-s")
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,13 @@ class Moments:
     count: Tensor  # ()
     total_LD: Tensor
     squares_LD: Tensor
+    products_LDD: Tensor | None = None  # sums of products of channels, where a rotation is wanted
 
     @classmethod
-    def empty(cls, layers: int, width: int, device: torch.device | None = None) -> "Moments":
+    def empty(cls, layers: int, width: int, device: torch.device | None = None, *, products: bool = False) -> "Moments":
         zeros_LD = torch.zeros(layers, width, dtype=torch.float64, device=device)
-        return cls(zeros_LD.new_zeros(()), zeros_LD, zeros_LD.clone())
+        products_LDD = zeros_LD.new_zeros(layers, width, width) if products else None
+        return cls(zeros_LD.new_zeros(()), zeros_LD, zeros_LD.clone(), products_LDD)
 
     @torch.no_grad()
     def update(self, features: Features) -> None:
@@ -116,42 +120,69 @@ class Moments:
             valid_FD = hidden_BTD[mask_BT].double()
             self.total_LD[layer] += valid_FD.sum(0)
             self.squares_LD[layer] += valid_FD.square().sum(0)
+            if self.products_LDD is not None:
+                self.products_LDD[layer] += valid_FD.T @ valid_FD
 
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(*(mine + theirs for mine, theirs in zip(self.state(), other.state(), strict=True)))
 
-    def state(self) -> tuple[Tensor, Tensor, Tensor]:
+    def state(self) -> list[Tensor]:
         """What to sum over processes: Moments(*summed) are the moments of all of them."""
-        return self.count, self.total_LD, self.squares_LD
+        parts = (self.count, self.total_LD, self.squares_LD, self.products_LDD)
+        return [part for part in parts if part is not None]
 
 
 class Standardiser(nn.Module):
-    """(x - mean) / std for every layer and channel; the identity until calibrated; padding stays zero.
+    """(x - mean) / std for every layer; the identity until calibrated; padding stays zero.
 
-    std is inf for a dead channel, which therefore comes out as 0 whatever it does later.
+    how: with a std for each channel (`channel`), for each layer (`layer`: the root of the channels' mean variance),
+    or for each layer after a rotation that gives all channels the same variance (`phi-s`). By channel, std is inf
+    for a dead one, which therefore comes out as 0 whatever it does later.
     """
 
     mean: Tensor  # (L, D)
     std: Tensor  # (L, D)
+    rotation: Tensor  # (L, D, D) rows are the new channels, for phi-s alone
 
-    def __init__(self, layers: int, width: int):
+    def __init__(self, layers: int, width: int, how: str = "channel"):
         super().__init__()
+        self.how = how
         self.register_buffer("mean", torch.zeros(layers, width))
         self.register_buffer("std", torch.ones(layers, width))
+        if how == "phi-s":
+            self.register_buffer("rotation", torch.eye(width).repeat(layers, 1, 1))
+
+    def moments(self, device: torch.device | None = None) -> Moments:
+        """Empty ones, of what `calibrate` wants to know."""
+        layers, width = self.mean.shape
+        return Moments.empty(layers, width, device, products=self.how == "phi-s")
 
     def calibrate(self, moments: Moments) -> None:
         """Take over the statistics of some clips. Raises ValueError below two frames."""
         if moments.count < 2:
             raise ValueError(f"calibration needs two valid frames or more, got {int(moments.count)}")
         mean_LD = moments.total_LD / moments.count
-        std_LD = (moments.squares_LD / moments.count - mean_LD.square()).clamp(min=0.0).sqrt()
-        floor_LD = torch.maximum(DEAD * std_LD.median(1, keepdim=True).values, ROUNDING * mean_LD.abs())
+        variance_LD = (moments.squares_LD / moments.count - mean_LD.square()).clamp(min=0.0)
+        if self.how == "channel":
+            std_LD = variance_LD.sqrt()
+            floor_LD = torch.maximum(DEAD * std_LD.median(1, keepdim=True).values, ROUNDING * mean_LD.abs())
+            std_LD = std_LD.masked_fill(std_LD <= floor_LD, torch.inf)
+        else:
+            tiny = torch.finfo(torch.float32).tiny  # a layer that says nothing stays 0
+            std_LD = variance_LD.mean(1, keepdim=True).sqrt().clamp(min=tiny).expand_as(mean_LD)
+        if moments.products_LDD is not None:
+            for layer, products_DD in enumerate(moments.products_LDD):
+                covariance_DD = products_DD / moments.count - mean_LD[layer].outer(mean_LD[layer])
+                self.rotation[layer] = evenly_rotated(covariance_DD)
         self.mean.copy_(mean_LD)
-        self.std.copy_(std_LD.masked_fill(std_LD <= floor_LD, torch.inf))
+        self.std.copy_(std_LD)
 
     def forward(self, features: Features) -> Features:
         # float32 inside: bfloat16 would lose a small std beside a large mean.
         scaled_BLTD = (features.hidden - self.mean[:, None]).div_(self.std[:, None])
+        if self.how == "phi-s":
+            with torch.autocast(scaled_BLTD.device.type, enabled=False):
+                scaled_BLTD = scaled_BLTD @ self.rotation.mT
         hidden_BLTD = _zero_padding_(scaled_BLTD, features.lengths).to(features.hidden.dtype)
         return replace(features, hidden=hidden_BLTD)
 
@@ -202,7 +233,7 @@ def _projection(width_in: int, width: int) -> nn.Linear:
 class Fusion(nn.Module):
     """Stacks of several upstreams -> one stack on the finest of their grids, as deep as the deepest."""
 
-    def __init__(self, shapes: Sequence[Shape], combine: str, width: int):
+    def __init__(self, shapes: Sequence[Shape], combine: str, width: int, standardise: str = "channel"):
         super().__init__()
         if not shapes:
             raise ValueError("fusion needs one upstream or more, got none")
@@ -215,19 +246,27 @@ class Fusion(nn.Module):
         self.grid = shapes[self.owner].grid
         self.layers = max(shape.layers for shape in shapes)
         self.width = width
-        self.standardise = nn.ModuleList(Standardiser(shape.layers, shape.width) for shape in shapes)
+        self.standardise = nn.ModuleList(Standardiser(shape.layers, shape.width, standardise) for shape in shapes)
         widths = [shape.width for shape in shapes]
         self.combine = COMBINE[combine](widths, width) if len(shapes) > 1 else Single()
 
     def forward(self, stacks: list[Features]) -> Features:
         """One Features per upstream, in the order of `shapes` -> the fused stack with the owner's frames."""
+        return self.fuse(self.align(stacks))
+
+    def align(self, stacks: list[Features]) -> list[Features]:
+        """Every upstream's own layers, standardised, at the owner's frames."""
         self._check(stacks)
         owner = stacks[self.owner]
-        aligned = []
-        for standardise, features in zip(self.standardise, stacks, strict=True):
-            timed = align_time(standardise(features), self.grid, owner.lengths, frames=owner.hidden.shape[2])
-            aligned.append(align_layers(timed.hidden, self.layers))
-        return replace(owner, hidden=self.combine(aligned))
+        return [
+            align_time(standardise(features), self.grid, owner.lengths, frames=owner.hidden.shape[2])
+            for standardise, features in zip(self.standardise, stacks, strict=True)
+        ]
+
+    def fuse(self, aligned: list[Features]) -> Features:
+        """What `align` gives -> the fused stack."""
+        deep = [align_layers(features.hidden, self.layers) for features in aligned]
+        return replace(aligned[self.owner], hidden=self.combine(deep))
 
     def standardisers(self) -> list[Standardiser]:
         """One for each upstream, in the order of `shapes`."""

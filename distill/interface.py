@@ -1,4 +1,4 @@
-"""A stack of layers -> one vector per frame: hierarchical convolution or a weighted sum over layers."""
+"""A stack of layers -> one vector per frame: hierarchical convolution, a weighted sum, or a choice of layers."""
 
 import torch
 from torch import Tensor, nn
@@ -61,4 +61,27 @@ class WeightedSum(nn.Module):
         return summed.view(clips, frames, width)
 
 
-INTERFACES = {"hconv": HConv, "weighted_sum": WeightedSum}
+class Gumbel(nn.Module):
+    """Every feature from the layer that it has chosen (GumD, a baseline of arXiv 2511.08389).
+
+    In training the choice is drawn once a pass by its scores, with the gradient of a softmax (arXiv 1611.01144,
+    straight-through, temperature 1); in eval mode it is the highest score.
+    """
+
+    def __init__(self, layers: int, width: int):
+        super().__init__()
+        self.scores = nn.Parameter(torch.zeros(layers, width))
+        self.width = width
+
+    def forward(self, hidden_BLTD: Tensor) -> Tensor:
+        if self.training:
+            chosen_LD = F.gumbel_softmax(self.scores, hard=True, dim=0).to(hidden_BLTD.dtype)
+            return torch.einsum("bltd,ld->btd", hidden_BLTD, chosen_LD)
+        clips, _, frames, width = hidden_BLTD.shape
+        index_BLTD = self.scores.argmax(0).expand(clips, 1, frames, width)
+        return hidden_BLTD.gather(1, index_BLTD)[:, 0]
+
+
+Interface = HConv | WeightedSum | Gumbel
+
+INTERFACES = {"hconv": HConv, "weighted_sum": WeightedSum, "gumbel": Gumbel}

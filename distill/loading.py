@@ -11,14 +11,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ValidationError
 
 from distill.family import Family
-from distill.recipe import STAGES, Recipe, RecipeError, listed, nearest
-from distill.upstreams import resolve
+from distill.limits import RecipeError, listed, nearest
+from distill.recipe import STAGES, Recipe
+from distill.upstreams import ROWS, resolve
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 KINDS = {int: "an int", float: "a number", str: "a text", bool: "true or false"}
-LABELS = frozenset({"recipe", "scale", "name", "runs", "stages"})
+LABELS = frozenset({"recipe", "scale", "name", "runs", "stages", "student.preset"})
 RHYTHM = frozenset({"fit.save_every", "fit.log_every", "distill.save_every", "distill.log_every"})
-BESIDE = frozenset({"evaluate.students", "report.runs"})  # what is shown beside this run
+BESIDE = frozenset({"evaluate.rows", "evaluate.students", "report.runs"})  # what is shown of this run and beside it
 PLACES = frozenset({"distill.cache", "evaluate.cache", "data.workers"})  # where and by whom, not what
 HARMLESS = LABELS | RHYTHM | BESIDE | PLACES  # a difference in these keys changes no result
 AFTERWARDS = ("publish.", "finetune.")  # sections of what is made from a finished run; each result keeps its settings
@@ -37,11 +38,22 @@ def load(argv: Sequence[str], families: Mapping[str, Family], folder: Path = REC
         raise RecipeError(f"the recipe file is for scale={written}, scale={scale} cannot change it; leave scale= out")
     scales = menu(folder / "scales")
     listed("scale", scale, scales)
+    sizes = preset(given.get("student.preset", science.get("student.preset", "")), folder)
+    order = (science, sizes) if "student.preset" in given else (sizes, science)
     tree = OmegaConf.structured(Recipe)
-    for values in ({"recipe": name}, read(scales[scale]), science, given):
+    for values in ({"recipe": name}, read(scales[scale]), *order, given):
         for key, value in values.items():
             assign(tree, key, value)
     return complete(cast(Recipe, OmegaConf.to_object(tree)), families, list(given))
+
+
+def preset(name: str, folder: Path) -> dict[str, Any]:
+    """The sizes of a ready-made student; nothing for no name."""
+    if not name:
+        return {}
+    presets = menu(folder / "students")
+    listed("student.preset", name, presets)
+    return read(presets[name])
 
 
 def save(recipe: Recipe, path: Path) -> None:
@@ -90,6 +102,8 @@ def usage(families: Mapping[str, Family], folder: Path = RECIPES) -> str:
         ),
         "scale= (each takes the size of its name; teacher.checkpoints.<family>=<size> takes another)",
         *(f"  {name:<18}{summary(path)}" for name, path in menu(folder / "scales").items()),
+        "student.preset=",
+        *(f"  {name:<18}{summary(path)}" for name, path in menu(folder / "students").items()),
         f"stages=[{','.join(STAGES)}]   name=<run folder>   runs=<where run folders lie>   seed=0",
         *keys,
         "--show prints the whole recipe and stops, --plan what the run will take: memory, disk, hours",
@@ -230,6 +244,8 @@ def complete(recipe: Recipe, families: Mapping[str, Family], given: Sequence[str
         for key in given:
             if key.startswith(f"teacher.{section}."):
                 listed(f"teacher.{section}", key.removeprefix(f"teacher.{section}."), names)
+    for row in recipe.evaluate.rows:
+        listed("evaluate.rows", row, [*ROWS, *names])
     if recipe.student.front_end not in ("", "first"):
         listed("student.front_end", recipe.student.front_end, ["first", *names])
     if recipe.student.initialise:

@@ -85,7 +85,9 @@ class Load:
         processes, seconds = config["num_processes"], TYPICAL[recipe.data.corpus == "embedded"]
         passes = accumulation(settings.batch_seconds, settings.forward_seconds, processes)
         clips = max(round(settings.batch_seconds / passes / processes / seconds), 1)
-        pairs = settings.layers + (settings.interface_weight > 0)
+        own = len(recipe.teacher.upstreams)
+        sources = {"fused": 1, "separate": own, "both": 1 + own}[settings.supervise]
+        pairs = sources * settings.layers + (settings.interface_weight > 0)
         return cls(clips, seconds, pairs, config["deepspeed_config"]["zero_stage"], processes)
 
 

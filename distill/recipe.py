@@ -1,13 +1,9 @@
-"""One run as frozen plain data: the schema of a recipe, and the limits of its values."""
+"""One run as frozen plain data: the schema of a recipe."""
 
-import difflib
-import math
 import os
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from distill.data.batches import BLUR
 from distill.data.clips import MONO
@@ -18,12 +14,15 @@ from distill.data.manifest import CHECKS
 from distill.data.ml_superb import HOURS, MONOLINGUAL
 from distill.data.published import ON_THE_HUB
 from distill.data.splits import SPLITS
+from distill.distiller import BALANCE
 from distill.evaluation import Evaluate
-from distill.fusion import COMBINE
+from distill.fusion import COMBINE, STANDARDISE
+from distill.harder import Masking
 from distill.interface import INTERFACES
+from distill.limits import RecipeError, as_many, check, listed, within
 from distill.losses import LOSSES
 from distill.packing import PRECISIONS
-from distill.targets import TARGETS
+from distill.targets import SUPERVISE, TARGETS
 from distill.tasks import TASKS
 
 STAGES = ("fit", "distill", "evaluate", "report", "publish")
@@ -33,20 +32,6 @@ CORPORA = ("embedded", "hub", *ON_THE_HUB, *COPIES)
 DECODERS = 4  # processes at most that decode ahead, unless the recipe says how many
 WHISPER_WINDOWS = ("full", "fast")
 SEAMLESS_STATES = ("conformer", "adaptor")
-
-
-class RecipeError(ValueError):
-    """What a user can get wrong in a recipe, in a few lines."""
-
-
-def within(
-    default: Any, least=-math.inf, above=-math.inf, below=math.inf, menu: Collection[str] = (), empty: bool = False
-) -> Any:
-    """A field, a list for a tuple, whose every value lies in these bounds or on this menu."""
-    limits = {"least": least, "above": above, "below": below, "menu": menu, "empty": empty or default == ()}
-    if isinstance(default, tuple):
-        return field(default_factory=lambda: list(default), metadata=limits)
-    return field(default=default, metadata=limits)
 
 
 @dataclass(frozen=True)
@@ -103,6 +88,7 @@ class Teacher:
     seamless_states: str = within("conformer", menu=SEAMLESS_STATES)  # at 50 Hz, or after the adaptor at 6.25 Hz
     combine: str = within("sum", menu=COMBINE)
     width: int = within(0, least=0)  # features of a fused frame; 0: as the widest upstream
+    standardise: str = within("channel", menu=STANDARDISE)  # one scale for each channel, or for each layer
     interface: str = within("hconv", menu=INTERFACES)
     calibration_seconds: float = within(600.0, above=0)  # audio that the layers' scales are measured on
 
@@ -115,6 +101,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Student:
+    preset: str = ""  # a ready-made size, of recipes/students; what is given beside it wins
     architecture: str = "hubert"
     layers: int = within(4, least=1)  # transformer layers; the stack has one more, the embedding output
     width: int = within(112, least=1)
@@ -173,17 +160,38 @@ class Distill:
     cache: str = ""  # folder of cached targets and codes, which runs share; empty: where corpora are kept
     cache_precision: str = within("float16", menu=PRECISIONS)  # of cached targets
     codebooks: int = within(4, least=1)  # bytes for each target and frame, where targets are codes
+    seed: int = within(-1, least=-1)  # of the student's first weights, of batches, masks and noise; -1: the recipe's
+    supervise: str = within("fused", menu=SUPERVISE)  # by the fused stack, by each upstream's own layers, or by both
     loss: str = within("l1_cosine", menu=LOSSES)
-    layers: int = within(4, least=1)  # K evenly spaced pairs of a student layer and a fused layer
-    layer_weights: list[float] = within((), least=0)  # one for each pair; empty: equal
+    layers: int = within(4, least=1)  # K evenly spaced pairs of a student layer and a layer of each source
+    layer_weights: list[float] = within((), least=0)  # one for each pair of a source; empty: equal
     interface_weight: float = within(0.5, least=0)  # of the interface's output as a target too; 0: none
+    mask: float = within(
+        0.0, least=0, below=1
+    )  # share of frames that the student does not hear, and all the same tells
+    mask_span: int = within(10, least=1)  # frames masked in a row
+    noise_share: float = within(0.0, least=0)  # of the clips, over which the student hears noise or another clip
+    noise_db: list[float] = field(default_factory=lambda: [0.0, 20.0])  # signal-to-noise ratio, lowest and highest
+    drop: float = within(0.0, least=0, below=1)  # how often a source is left out of a pass, unless its loss is highest
+    balance: str = within("equal", menu=BALANCE)  # weights of the sources; by uncertainty they are learned
     save_every: int = within(100, least=1)  # optimizer steps
     log_every: int = within(10, least=1)  # optimizer steps
 
     def __post_init__(self):
         check("distill.", self)
+        as_many("distill.noise_db", self.noise_db, "it needs", 2)
+        if self.noise_db[0] > self.noise_db[1] or self.noise_share > 1:
+            raise RecipeError(
+                f"distill.noise_db={self.noise_db} must rise, distill.noise_share={self.noise_share:g} be 1 at most"
+            )
+        if self.targets == "codes" and (self.drop or self.balance != "equal"):
+            raise RecipeError("distill.targets=codes has sources of equal weight; leave out distill.drop and balance")
         if self.layer_weights:
             as_many("distill.layer_weights", self.layer_weights, "distill.layers is", self.layers)
+
+    def masking(self) -> Masking | None:
+        """How the student is masked; None: not at all."""
+        return Masking(self.mask, self.mask_span) if self.mask else None
 
 
 @dataclass(frozen=True)
@@ -258,36 +266,6 @@ class Recipe:
             pairs, layers = self.distill.layers, self.student.layers
             raise RecipeError(f"distill.layers={pairs} pairs need as many student layers, student.layers={layers}")
 
-
-def check(section: str, config: Any) -> None:
-    """Every field of a dataclass within the limits written at it."""
-    values = asdict(config)
-    for limited in (one for one in fields(config) if one.metadata):
-        value, limits, key = values[limited.name], limited.metadata, f"{section}{limited.name}"
-        if value == [] and not limits["empty"]:
-            raise RecipeError(f"{key} is empty; name one or more")
-        for one in value if isinstance(value, list) else [value]:
-            if limits["menu"]:
-                listed(key, one, limits["menu"])
-            elif not (limits["least"] <= one < limits["below"] and limits["above"] < one < math.inf):
-                bounds = {"at least": limits["least"], "above": limits["above"], "below": limits["below"]}
-                words = [f"{word} {bound}" for word, bound in bounds.items() if math.isfinite(bound)]
-                raise RecipeError(f"{key} must be {' and '.join(words)}, got {one:g}")
-
-
-def listed(key: str, value: str, names: Collection[str]) -> None:
-    """RecipeError unless a name is on its menu."""
-    if value not in names:
-        raise RecipeError(f"{key}: there is no {value!r}{nearest(value, names)}\nthere are: {', '.join(names)}")
-
-
-def as_many(key: str, values: Sequence[Any], other: str, count: int) -> None:
-    """RecipeError unless a list is as long as another thing says."""
-    if len(values) != count:
-        raise RecipeError(f"{key} has {len(values)} values and {other} {count}; give {count} values")
-
-
-def nearest(name: str, names: Collection[str]) -> str:
-    """A question after the name most like this one; nothing where none is."""
-    close = difflib.get_close_matches(name, list(names), 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    def student_seed(self) -> int:
+        """What the student draws from: another seed gives another student of the same teacher."""
+        return self.seed if self.distill.seed < 0 else self.distill.seed

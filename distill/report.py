@@ -9,8 +9,8 @@ import jinja2
 
 from distill import figures, plots, tables
 from distill.files import read_json, write_text
+from distill.limits import RecipeError
 from distill.loading import changed, read_saved
-from distill.recipe import RecipeError
 
 TEMPLATES = Path(__file__).with_name("templates")
 MEASURED = ("data.", "evaluate.")  # keys of a recipe that decide how scores are measured

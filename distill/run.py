@@ -9,8 +9,10 @@ from pathlib import Path
 
 from distill.checkpoint import Checkpoints
 from distill.files import read_json, write_json
+from distill.limits import RecipeError
 from distill.loading import changed, read_saved, save
-from distill.recipe import Recipe, RecipeError
+from distill.recipe import Recipe
+from distill.upstreams import ROWS
 
 PACKAGES = (
     "fusedistill",
@@ -65,8 +67,9 @@ class Run:
         return stage in made and made[stage].exists()
 
     def asked(self) -> set[str]:
-        """The rows of other runs' students, named as their folders are."""
-        return {Path(folder).name for folder in self.recipe.evaluate.students}
+        """The rows that are wanted, those of other runs' students named as their folders are."""
+        own = self.recipe.evaluate.rows or [*ROWS, *self.recipe.teacher.upstreams]
+        return {*own, *(Path(folder).name for folder in self.recipe.evaluate.students)}
 
     @property
     def onnx(self) -> Path:

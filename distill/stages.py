@@ -37,7 +37,7 @@ def plan(run: Run, stage: str, settings: Fit | Distill | Finetune, passes: int) 
     """How long and how fast a training stage goes."""
     return Plan(
         stage=stage,
-        seed=run.recipe.seed,
+        seed=run.recipe.student_seed() if stage == "distill" else run.recipe.seed,
         steps=settings.steps,
         batch_seconds=settings.batch_seconds,
         passes=passes,

@@ -1,6 +1,6 @@
 """Targets behind one door: the distiller cannot tell a teacher that listens now from one heard before."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,53 +23,76 @@ from distill.tasks.task import draw
 from distill.teacher import FusedTeacher
 
 TARGETS = ("online", "memory", "cached", "codes")
+SUPERVISE = ("fused", "separate", "both")  # the fused stack, each upstream's own layers, or all of them
 SAMPLE = 384  # clips whose frames codebooks are learned from, a quarter of them to say how well
 
 Targets = Callable[[Batch], tuple[Features, Tensor | None]]  # layers (B, K, T, D), interface output (B, T, D')
 
 
 class Supervision(Encoder):
-    """What of a fused teacher supervises a student: some layers and, as one more, its interface's output.
+    """What of a fused teacher supervises a student: layers and, as one more, its interface's output.
 
+    layers: of the fused stack. own: upstream -> some of its own layers, standardised, on the fused frames.
     dtype: what the teacher computes in, by autocast; its features are float32 all the same.
     """
 
     def __init__(
-        self, teacher: FusedTeacher, layers: Sequence[int], *, summary: bool, dtype: torch.dtype = torch.float32
+        self,
+        teacher: FusedTeacher,
+        layers: Sequence[int],
+        *,
+        summary: bool,
+        own: Mapping[str, Sequence[int]] | None = None,
+        dtype: torch.dtype = torch.float32,
     ):
         super().__init__()
         self.teacher, self.chosen, self.summary, self.dtype = teacher, list(layers), summary, dtype
-        self.grid, self.width = teacher.grid, teacher.width
-        self.layers = len(self.chosen) + summary
+        self.own = {name: list(chosen) for name, chosen in (own or {}).items()}
+        self.grid = teacher.grid
+        sources = [teacher.width] * bool(self.chosen) + [teacher.widths()[name] for name in self.own]
+        self.told = max(sources)  # features of the widest layers; others are filled up with zeros
+        self.width = max(self.told, teacher.interface.width) if summary else self.told
+        self.layers = self.count() + summary
+
+    def count(self) -> int:
+        """Layers that supervise, without the interface's output."""
+        return len(self.chosen) + sum(len(chosen) for chosen in self.own.values())
 
     def frames(self, samples_B: Tensor) -> Tensor:
         return self.teacher.frames(samples_B)
 
     def forward(self, audio_BN: Tensor, lengths_B: Tensor) -> Features:
-        """The interface's output, where it is asked for, stands last, filled up with zeros to D features."""
+        """Fused layers, the upstreams' own, the interface's output; all filled up with zeros to D features."""
         with torch.autocast(audio_BN.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            fused = self.teacher(audio_BN, lengths_B)
+            fused, aligned = self._hear(audio_BN, lengths_B)
         fused = replace(fused, hidden=fused.hidden.float())
-        hidden_BLTD = fused.hidden[:, self.chosen]
-        if self.summary:
-            output_B1TD = self.teacher.summary(fused).hidden
-            filled_B1TD = nn.functional.pad(output_B1TD, (0, self.width - output_B1TD.shape[3]))
-            hidden_BLTD = torch.cat([hidden_BLTD, filled_B1TD], 1)
-        return replace(fused, hidden=hidden_BLTD)
+        parts = [fused.hidden[:, self.chosen]] if self.chosen else []
+        parts += [aligned[name].hidden[:, chosen].float() for name, chosen in self.own.items()]
+        parts += [self.teacher.summary(fused).hidden] if self.summary else []
+        filled = [nn.functional.pad(part, (0, self.width - part.shape[3])) for part in parts]
+        return replace(fused, hidden=torch.cat(filled, 1))
+
+    def _hear(self, audio_BN: Tensor, lengths_B: Tensor) -> tuple[Features, dict[str, Features]]:
+        """The fused stack and, where they are wanted, each upstream's own on its frames."""
+        if not self.own:
+            return self.teacher(audio_BN, lengths_B), {}
+        aligned = self.teacher.fusion.align([encoder(audio_BN, lengths_B) for encoder in self.teacher.encoders()])
+        return self.teacher.fusion.fuse(aligned), dict(zip(self.teacher.upstreams, aligned, strict=True))
 
     def part(self, features: Features) -> tuple[Features, Tensor | None]:
-        """Layers, and the interface's output with its own width."""
+        """Layers as wide as the widest, and the interface's output with its own width."""
         if not self.summary:
             return features, None
-        count = len(self.chosen)
+        count = self.count()
         output_BTD = features.hidden[:, count, :, : self.teacher.interface.width]
-        return replace(features, hidden=features.hidden[:, :count]), output_BTD
+        return replace(features, hidden=features.hidden[:, :count, :, : self.told]), output_BTD
 
     def identity(self) -> dict[str, object]:
         """All that its features depend on but the audio, as plain data."""
         return {
             "teacher": module_digest(self.teacher),
             "layers": self.chosen,
+            "own": self.own,
             "interface": self.summary,
             "computed_in": str(self.dtype),
         }

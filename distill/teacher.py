@@ -25,13 +25,21 @@ class FusedTeacher(Encoder):
     interface is fitted together with the fusion but is no part of the features.
     """
 
-    def __init__(self, upstreams: Mapping[str, Encoder], combine: str, width: int, interface: str, seed: int):
+    def __init__(
+        self,
+        upstreams: Mapping[str, Encoder],
+        combine: str,
+        width: int,
+        interface: str,
+        seed: int,
+        standardise: str = "channel",
+    ):
         super().__init__()
         self.upstreams = nn.ModuleDict(upstreams)
         shapes = [Shape.of(encoder) for encoder in upstreams.values()]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.fusion = Fusion(shapes, combine, width or max(shape.width for shape in shapes))
+            self.fusion = Fusion(shapes, combine, width or max(shape.width for shape in shapes), standardise)
             self.interface = INTERFACES[interface](self.fusion.layers, self.fusion.width)
         self.summarise = Standardiser(1, self.interface.width)
         self.grid, self.layers, self.width = self.fusion.grid, self.fusion.layers, self.fusion.width
@@ -51,6 +59,10 @@ class FusedTeacher(Encoder):
     def encoders(self) -> list[Encoder]:
         """The upstreams in the order of the fusion."""
         return list(self.upstreams.values())  # pyright: ignore[reportReturnType]
+
+    def widths(self) -> dict[str, int]:
+        """Features of a frame, by upstream."""
+        return {name: shape.width for name, shape in zip(self.upstreams, self.fusion.shapes, strict=True)}
 
     def save(self, folder: Path, heads: Mapping[str, Tensor]) -> None:
         """What fit found: fusion, interface and task heads, with a description; whole or not at all.

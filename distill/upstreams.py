@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from distill.family import Family
-from distill.recipe import Recipe, RecipeError, Teacher, listed, nearest
+from distill.limits import RecipeError, listed, nearest
+from distill.recipe import Recipe, Teacher
 
 ROWS = ("log-mel", "teacher", "student", "untrained")  # names in the evaluation that are taken
 

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from distill.features import SAMPLE_RATE, Encoder, Features, Grid, demand_frames, frame_mask, zero_padding
+from distill.harder import Masking
 
 StockModel = HubertModel | WavLMModel | Wav2Vec2Model | UniSpeechSatModel | Data2VecAudioModel
 
@@ -93,13 +94,14 @@ class Waveform(Encoder):
 
     `normalize` is `do_normalize` of the checkpoint's feature extractor. Takes over `model`: the group norm
     in its front end, where it has one, becomes a ClipNorm, and data2vec's positional convolutions get ClipEnds.
+    masking: of frames in training, for which the model must have a mask embedding and apply_spec_augment.
     """
 
-    def __init__(self, model: StockModel, *, normalize: bool):
+    def __init__(self, model: StockModel, *, normalize: bool, masking: Masking | None = None):
         super().__init__()
         demand_known(model.config)
         self.model = model
-        self.normalize = normalize
+        self.normalize, self.masking = normalize, masking
         self.grid = front_end_grid(model.config.conv_kernel, model.config.conv_stride)
         self.layers = model.config.num_hidden_layers + 1
         self.width = model.config.hidden_size
@@ -120,18 +122,28 @@ class Waveform(Encoder):
     def forward(self, audio_BN: Tensor, lengths_B: Tensor) -> Features:
         """Features of the stock model for each clip alone; ValueError for a clip too short for one frame."""
         if self.training:
-            demand_whole_stack(self.model.config)
+            demand_whole_stack(self.model.config, masked=self.masking is not None)
         frames_B = demand_frames(self, lengths_B)
+        masked_BT = self._masked(audio_BN, frames_B)
         self._tell(lengths_B, frames_B)
         mask_BN = frame_mask(lengths_B, audio_BN.shape[1])
         values_BN = standardise_clips(audio_BN, lengths_B) if self.normalize else audio_BN.masked_fill(~mask_BN, 0.0)
         with warnings.catch_warnings():  # WavLM's attention joins a boolean mask with a float bias, rightly
             warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask")
             output = self.model(
-                values_BN.to(self.model.dtype), attention_mask=mask_BN.long(), output_hidden_states=True
+                values_BN.to(self.model.dtype),
+                attention_mask=mask_BN.long(),
+                mask_time_indices=masked_BT,
+                output_hidden_states=True,
             )
         hidden_BLTD = torch.stack(output.hidden_states, dim=1).float()
         return Features(zero_padding(hidden_BLTD, frames_B), frames_B, self.grid)
+
+    def _masked(self, audio_BN: Tensor, frames_B: Tensor) -> Tensor | None:
+        """Frames that are masked in this pass: (B, T), where it is trained so."""
+        if self.masking is None or not self.training:
+            return None
+        return self.masking.draw(frames_B, int(self.frames(torch.tensor(audio_BN.shape[1]))))
 
     def _tell(self, lengths_B: Tensor, frames_B: Tensor) -> None:
         """Let the modules that transformers hands no lengths know where each clip ends."""
@@ -159,9 +171,10 @@ def demand_known(config: PretrainedConfig) -> None:
             )
 
 
-def demand_whole_stack(config: PretrainedConfig) -> None:
-    """ValueError where training would drop layers or mask frames behind the caller's back."""
-    masks = config.apply_spec_augment and (config.mask_time_prob > 0 or config.mask_feature_prob > 0)
+def demand_whole_stack(config: PretrainedConfig, *, masked: bool) -> None:
+    """ValueError where training would drop layers or mask frames behind the caller's back; masked: at his wish."""
+    drawn = config.mask_time_prob > 0 and not masked
+    masks = config.apply_spec_augment and (drawn or config.mask_feature_prob > 0)
     if config.layerdrop > 0 or masks:
         raise ValueError(
             f"Waveform trains with every layer and every frame, got layerdrop={config.layerdrop}, "

@@ -28,6 +28,7 @@ def export(student: Waveform, heads: Mapping[str, Tensor], folder: Path, card: s
     partial.mkdir(parents=True)
     try:
         with writing(folder):
+            student.model.config.apply_spec_augment = False  # masks were for learning
             student.model.save_pretrained(partial)
             extractor(student).save_pretrained(partial)
             save_file({name: weight.contiguous() for name, weight in heads.items()}, partial / "heads.safetensors")

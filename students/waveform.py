@@ -8,6 +8,7 @@ from transformers import HubertConfig, HubertModel, PretrainedConfig, WavLMConfi
 
 from distill.features import Encoder
 from distill.frozen import Frozen
+from distill.harder import Masking
 from distill.recipe import Student
 from distill.waveform import StockModel, Waveform
 
@@ -50,6 +51,7 @@ def build_student(
     seed: int,
     feat_extract_norm: str = "layer",
     do_stable_layer_norm: bool = False,
+    masking: Masking | None = None,
 ) -> Waveform:
     """A random student in train mode; a seed gives the same weights and leaves torch's generator alone.
 
@@ -77,13 +79,13 @@ def build_student(
         activation_dropout=dropout,
         feat_proj_dropout=dropout,
         layerdrop=0.0,
-        apply_spec_augment=False,
-        mask_time_prob=0.0,  # with these two at zero there is no mask embedding that no gradient would reach
+        apply_spec_augment=masking is not None,
+        mask_time_prob=0.05 if masking else 0.0,  # at zero there is no mask embedding that no gradient would reach
         mask_feature_prob=0.0,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Waveform(model_class(config), normalize=True).train()
+        return Waveform(model_class(config), normalize=True, masking=masking).train()
 
 
 def demand_sizes(
@@ -166,8 +168,8 @@ def demand_layers(chosen: Sequence[int], ours: int, theirs: int) -> None:
         )
 
 
-def make_student(settings: Student, seed: int) -> Waveform:
-    """The random student of a recipe."""
+def make_student(settings: Student, seed: int, masking: Masking | None = None) -> Waveform:
+    """The random student of a recipe; masking: of what it hears while it learns."""
     return build_student(
         architecture=settings.architecture,
         layers=settings.layers,
@@ -183,6 +185,7 @@ def make_student(settings: Student, seed: int) -> Waveform:
         seed=seed,
         feat_extract_norm=settings.feat_extract_norm,
         do_stable_layer_norm=settings.do_stable_layer_norm,
+        masking=masking,
     )
 
 

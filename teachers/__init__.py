@@ -36,7 +36,8 @@ def build_teacher(settings: Teacher, seed: int, dtype: torch.dtype = torch.float
         options = Options(settings.depth.get(name, 0), dtype, settings.whisper_window, settings.seamless_states)
         family = settings.families.get(name, name)
         upstreams[name] = build_upstream(family, "", prefix + settings.checkpoints[name], options)
-    return FusedTeacher(upstreams, settings.combine, settings.width, settings.interface, seed).eval()
+    fused = (settings.combine, settings.width, settings.interface, seed, settings.standardise)
+    return FusedTeacher(upstreams, *fused).eval()
 
 
 def demand_known(what: str, name: str, known: list[str]) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from distill.distiller import Distiller, pairs
+from distill.distiller import BALANCE, Distiller, Group, pairs
 from distill.features import Encoder, Features, Grid, zero_padding
 from distill.fusion import align_time
 
@@ -31,15 +31,15 @@ class Slices(Encoder):
         return Features(zero_padding(hidden_BLTD, frames_B), frames_B, self.grid)
 
 
-PAIRS = [(1, 2), (3, 4)]
+PAIRS = ((1, 2), (3, 4))
+WIDE = [Group("", PAIRS, 6)]  # as wide as the student
 
 
 def distiller(**changes) -> Distiller:
     torch.manual_seed(0)
     settings = {
         "student": Slices(),
-        "layers": PAIRS,
-        "target_width": 5,
+        "groups": [Group("", PAIRS, 5)],
         "interface_width": 3,
         "loss": "l1_cosine",
         "weights": [1.0, 3.0],
@@ -69,7 +69,7 @@ def test_pairs_are_evenly_spaced_over_the_layers_above_the_embedding():
 
 
 def test_the_heads_see_the_layers_of_their_pairs():
-    model = distiller(target_width=6, loss="mse", interface_width=None)
+    model = distiller(groups=WIDE, loss="mse", interface_width=None)
     audio, lengths, _, _ = batch([7, 4])
     heard = model.student(audio, lengths)
     targets = Features(heard.hidden[:, [1, 3]].detach(), heard.lengths, heard.grid)
@@ -81,7 +81,7 @@ def test_the_heads_see_the_layers_of_their_pairs():
 
 
 def test_the_interface_head_sees_the_last_layer():
-    model = distiller(target_width=6, interface_width=6, loss="mse")
+    model = distiller(groups=WIDE, interface_width=6, loss="mse")
     audio, lengths, _, _ = batch([7, 4])
     heard = model.student(audio, lengths)
     targets = Features(heard.hidden[:, [1, 3]].detach(), heard.lengths, heard.grid)
@@ -93,7 +93,7 @@ def test_the_interface_head_sees_the_last_layer():
 
 
 def test_a_student_equal_to_its_teacher_reaches_zero_loss_and_full_agreement():
-    model = distiller(target_width=6, interface_width=6)
+    model = distiller(groups=WIDE, interface_width=6)
     audio, lengths, _, _ = batch([7, 4])
     heard = model.student(audio, lengths)
     targets = Features(heard.hidden[:, [1, 3]].detach(), heard.lengths, heard.grid)
@@ -170,6 +170,62 @@ def test_weights_count_by_their_ratio():
     torch.testing.assert_close(full - none, 2 * (half - none))
 
 
+TWO = [Group("", PAIRS, 5), Group("thin", ((2, 1), (3, 2)), 3)]
+
+
+def two_groups():
+    """Audio, lengths, four targets of which the last two are three features wide, interface targets."""
+    audio, lengths, targets, interface = batch([7, 4])
+    thin = targets.hidden.flip(1).clone()
+    thin[..., 3:] = 0.0
+    both = Features(torch.cat([targets.hidden, thin], 1), targets.lengths, targets.grid)
+    return audio, lengths, both, interface
+
+
+@pytest.mark.parametrize("loss", ["l1_cosine", "mse", "gram", "cka"])
+def test_groups_count_alike_however_wide_they_are(loss):
+    audio, lengths, both, _ = two_groups()
+    together = distiller(groups=TWO, interface_width=None, loss=loss)
+    sums = []
+    for number, group in enumerate(TWO):
+        alone = distiller(groups=[group], interface_width=None, loss=loss)
+        alone.heads.load_state_dict(together.heads[2 * number : 2 * number + 2].state_dict())
+        own = both.hidden[:, 2 * number : 2 * number + 2, :, : group.width]
+        sums.append(alone(audio, lengths, Features(own, both.lengths, both.grid), None))
+    outcome = together(audio, lengths, both, None)
+    torch.testing.assert_close(outcome.loss_sum, (sums[0].loss_sum + sums[1].loss_sum) / 2)
+    expected = torch.cat([one.agreement.explained_variance() for one in sums])
+    torch.testing.assert_close(outcome.agreement.explained_variance(), expected)
+
+
+def test_groups_name_their_targets():
+    assert [name for group in TWO for name in group.names()] == ["1", "2", "thin_1", "thin_2"]
+
+
+def test_a_group_is_dropped_unless_its_loss_is_the_highest():
+    inputs, count = two_groups(), 400
+    model = distiller(groups=TWO, drop=0.75, interface_weight=0.0)
+    whole = distiller(groups=TWO, interface_weight=0.0)
+    with torch.no_grad():
+        sums = whole._by_group(torch.tensor([1.0, 1.0, 3.0, 3.0])), torch.tensor(1)
+        drawn = torch.stack([model._balanced(*sums) for _ in range(count)])
+        assert (drawn[:, 1] == 3.0).all(), "the highest"
+        assert set(drawn[:, 0].tolist()) == {0.0, 1.0}
+        assert 0.17 < float(drawn[:, 0].mean()) < 0.33, "kept once in four"
+        assert torch.equal(model.eval()(*inputs).loss_sum, whole.eval()(*inputs).loss_sum)
+
+
+def test_a_learned_doubt_settles_at_the_logarithm_of_the_loss():
+    inputs = two_groups()
+    model, equal = (distiller(groups=TWO, interface_weight=0.0, balance=balance) for balance in BALANCE[::-1])
+    assert torch.equal(model(*inputs).loss_sum, equal(*inputs).loss_sum), "no doubt at the start"
+    sums, count = torch.tensor([2.0, 40.0]), torch.tensor(10)
+    with torch.no_grad():
+        model.doubts.copy_((sums / count).log())
+    (gradient,) = torch.autograd.grad(model._balanced(sums, count).sum(), [model.doubts])
+    torch.testing.assert_close(gradient, torch.zeros(2), atol=1e-5, rtol=0)
+
+
 def test_the_loss_is_float32_under_autocast():
     model, inputs = distiller(), batch([7, 4])
     full = model(*inputs)
@@ -190,7 +246,7 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match="unknown loss='l2'; there are l1_cosine, mse, smooth_l1"):
         distiller(loss="l2")
     with pytest.raises(ValueError, match=r"layers 0 to 3, got the pairs \[\(1, 2\), \(4, 4\)\]"):
-        distiller(layers=[(1, 2), (4, 4)])
+        distiller(groups=[Group("", ((1, 2), (4, 4)), 5)])
     with pytest.raises(ValueError, match="nor all zero"):
         distiller(weights=[0.0, 0.0])
     with pytest.raises(ValueError, match=r"predictions are \(2, 2, 7, 5\), targets \(2, 2, 7, 4\)"):

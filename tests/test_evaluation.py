@@ -419,7 +419,7 @@ def test_retention_is_the_share_of_the_teachers_gain():
     ("change", "message"),
     [
         ({"tasks": ["st"]}, "no task 'st' with light heads; there are asr, sv, er, lid"),
-        ({"interface": "gumbel"}, "no 'gumbel'; there are hconv, weighted_sum"),
+        ({"interface": "mean"}, "no 'mean'; there are hconv, weighted_sum, gumbel"),
         ({"steps": {"asr": 5}}, "evaluate.steps: sv needs 1 step"),
         ({"learning_rates": []}, "learning_rates must be above 0"),
         ({"seeds": []}, "one seed or more"),

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from distill.features import parameters
-from distill.interface import INTERFACES, HConv, WeightedSum, layer_axis
+from distill.interface import INTERFACES, Gumbel, HConv, WeightedSum, layer_axis
 
 PUBLISHED = [  # layers, width, layer axis, output, millions of parameters
     (13, 768, [13, 5, 2], 768, 4.42),
@@ -72,7 +72,7 @@ def test_hconv_passes_gradients_like_a_slow_implementation():
 def test_every_frame_is_heard_alone():
     torch.manual_seed(0)
     hidden = torch.randn(3, 5, 7, 6)
-    for interface in (HConv(5, 6), WeightedSum(5, 6)):
+    for interface in (HConv(5, 6), WeightedSum(5, 6), Gumbel(5, 6).eval()):
         torch.testing.assert_close(interface(hidden)[1:2, 2:3], interface(hidden[1:2, :, 2:3]))
 
 
@@ -96,3 +96,25 @@ def test_the_weighted_sum_starts_as_the_mean_and_weighs_by_softmax():
     weights = [2.718281828**score / 31.19287485 for score in range(4)]
     expected = sum(weight * layer for weight, layer in zip(weights, hidden.unbind(1), strict=True))
     torch.testing.assert_close(interface(hidden), expected)
+
+
+def test_gumbel_takes_every_feature_from_the_layer_of_its_highest_score():
+    interface, hidden = Gumbel(4, 6).eval(), torch.randn(2, 4, 3, 6)
+    torch.nn.init.normal_(interface.scores)
+    best = interface.scores.argmax(0).tolist()
+    expected = torch.stack([hidden[:, layer, :, feature] for feature, layer in enumerate(best)], -1)
+    assert len(set(best)) > 1 and torch.equal(interface(hidden), expected)
+
+
+def test_gumbel_draws_layers_by_their_scores_while_it_learns():
+    torch.manual_seed(0)
+    interface, hidden = Gumbel(3, 2000).train(), torch.randn(1, 3, 1, 2000, requires_grad=True)
+    share = torch.tensor([0.6, 0.3, 0.1])
+    with torch.no_grad():
+        interface.scores.copy_(share.log()[:, None].expand(3, 2000))
+    heard = interface(hidden)
+    taken = torch.isclose(heard, hidden[:, :, 0]).float()[0]
+    assert (taken.sum(0) == 1).all(), "one layer each"
+    torch.testing.assert_close(taken.mean(1), share, atol=0.04, rtol=0)
+    heard.square().sum().backward()
+    assert bool(interface.scores.grad.any()), "scores learn"

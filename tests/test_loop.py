@@ -21,14 +21,13 @@ from torch import Tensor, nn
 from distill.checkpoint import Checkpoints
 from distill.data.batches import Batch, Batches, deal
 from distill.data.clips import Clips, pad
-from distill.distillation import Distillation, build
-from distill.distiller import pairs
+from distill.distillation import Distillation, build, sources, supervise
 from distill.features import SAMPLE_RATE
 from distill.fit import Fit, Fitting, Labels
 from distill.frozen import Frozen
 from distill.loop import Journal, NonFiniteLossError, Plan, optimizer, rate, train
 from distill.recipe import Distill
-from distill.targets import Supervision, memory, online
+from distill.targets import memory, online
 from distill.tasks import TASKS
 from distill.teacher import FusedTeacher
 
@@ -367,14 +366,18 @@ def assert_dealing_changes_nothing(objective, model: nn.Module) -> None:
             assert objective.read(other_tally)[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
 
 
-def test_the_distillation_loss_does_not_depend_on_how_a_step_is_dealt(clips, teacher, build_tiny_student):
+@pytest.mark.parametrize("by", ["fused", "both"])
+def test_the_distillation_loss_does_not_depend_on_how_a_step_is_dealt(clips, teacher, build_tiny_student, by):
     clips = clips.select(range(7))
     student = build_tiny_student()
-    settings = Distill(layers=2, interface_weight=0.5)
-    model = build(student, teacher, settings, pairs(student.layers, teacher.layers, 2), 0)
-    supervision = Supervision(teacher, [layer for _, layer in model.layers], summary=True)
+    settings = Distill(layers=2, interface_weight=0.5, supervise=by)
+    groups = sources(student, teacher, settings)
+    model = build(student, teacher, settings, groups, 0)
+    supervision = supervise(teacher, groups, settings, torch.float32)
+    names = [name for group in groups for name in group.names()]
     for targets in (online(supervision), memory(supervision, clips, 5.0, torch.device("cpu"))):
-        assert_dealing_changes_nothing(Distillation(clips, student, targets, 2, teacher.width), model.eval())
+        objective = Distillation(clips, student, targets, names, supervision.told)
+        assert_dealing_changes_nothing(objective, model.eval())
 
 
 def test_the_fit_loss_does_not_depend_on_how_a_step_is_dealt(clips, teacher):

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -18,6 +19,7 @@ from distill.data.batches import Batch
 from distill.data.clips import Clips, pad
 from distill.features import SAMPLE_RATE, Features
 from distill.frozen import Frozen
+from distill.fusion import align_time
 from distill.identity import corpus_digest, module_digest
 from distill.packing import Float16
 from distill.targets import Supervision, cached, codes, identity, memory, online
@@ -82,6 +84,48 @@ def distance(ours: tuple[Features, torch.Tensor | None], theirs: tuple[Features,
     return max(float((one - other).norm() / other.norm()) for one, other in pairs)
 
 
+@pytest.fixture
+def unequal(build_model, build_tiny_student) -> FusedTeacher:
+    """Upstreams of 32 and 48 features, two and three layers, on two grids; scales that are not 1."""
+    upstreams = {
+        "narrow": Frozen(Waveform(build_model("wavlm", norm="group"), normalize=True)),
+        "wide": Frozen(build_tiny_student(layers=3, width=48)),
+    }
+    teacher = FusedTeacher(upstreams, "sum", 0, "hconv", 0).eval()
+    for standardise in teacher.fusion.standardisers():
+        standardise.mean.normal_()
+        standardise.std.uniform_(0.5, 2.0)
+    return teacher
+
+
+OWN = {"narrow": [0, 2], "wide": [3]}
+
+
+def test_each_upstreams_own_layers_supervise_filled_up_with_zeros(unequal, clips):
+    batch = batch_of(clips, [3, 8])
+    layers, _ = online(Supervision(unequal, [1], own=OWN, summary=True))(batch)
+    assert layers.hidden.shape[1] == 4 and layers.hidden.shape[3] == unequal.width == 48
+    fused = unequal(batch.audio, batch.lengths)
+    assert torch.equal(layers.hidden[:, 0], fused.hidden[:, 1])
+    places = {"narrow": slice(1, 3), "wide": slice(3, 4)}
+    for (name, chosen), standardise in zip(OWN.items(), unequal.fusion.standardisers(), strict=True):
+        heard = unequal.upstreams[name](batch.audio, batch.lengths)
+        scaled = (heard.hidden - standardise.mean[:, None]) / standardise.std[:, None]
+        alone = align_time(replace(heard, hidden=scaled), fused.grid, fused.lengths, frames=fused.hidden.shape[2])
+        told = layers.hidden[:, places[name]]
+        expected = alone.hidden[:, chosen] * fused.mask()[:, None, :, None]
+        torch.testing.assert_close(told[..., : heard.hidden.shape[3]], expected)
+        assert not told[..., heard.hidden.shape[3] :].any()
+
+
+def test_own_layers_come_back_from_memory_and_disk(accelerator, unequal, clips, tmp_path):
+    supervision = Supervision(unequal, [1], own=OWN, summary=True)
+    live, batch = online(supervision), batch_of(clips, [2, 9, 4])
+    assert distance(memory(supervision, clips, SECONDS, CPU)(batch), live(batch)) < 5e-4
+    assert distance(cached(accelerator, supervision, clips, SECONDS, "int8", tmp_path)(batch), live(batch)) < 2e-2
+    assert codes(accelerator, supervision, clips, SECONDS, 2, tmp_path)(batch).index.shape[1] == 5
+
+
 @pytest.mark.parametrize(("precision", "error"), [("float16", 5e-4), ("int8", 2e-2)])
 def test_what_is_on_the_disk_is_what_the_teacher_says(accelerator, supervision, clips, tmp_path, precision, error):
     live, recall = online(supervision), cached(accelerator, supervision, clips, SECONDS, precision, tmp_path)
@@ -112,6 +156,8 @@ def test_whatever_makes_other_targets_has_another_folder(accelerator, teacher, c
         (Supervision(teacher, [1, 2], summary=True), clips, SECONDS, "float16"),
         (Supervision(teacher, [0, 2], summary=True), clips, SECONDS, "float16"),
         (Supervision(teacher, [1, 2], summary=False), clips, SECONDS, "float16"),
+        (Supervision(teacher, [1], own={"wavlm": [2]}, summary=True), clips, SECONDS, "float16"),
+        (Supervision(teacher, [1], own={"whisper": [2]}, summary=True), clips, SECONDS, "float16"),
         (Supervision(teacher, [1, 2], summary=True, dtype=torch.bfloat16), clips, SECONDS, "float16"),
         (Supervision(teacher, [1, 2], summary=True), clips, SECONDS, "int8"),
         (Supervision(teacher, [1, 2], summary=True), clips, 4.0, "float16"),

@@ -1,0 +1,134 @@
+"""What the student hears less of than its teacher: masked frames and noise, drawn anew in every pass."""
+
+import pytest
+import torch
+
+from distill.features import Features, frame_mask
+from distill.harder import QUIET, Masking, Noise, coloured
+from students import build_student
+from students.export import export, open_student
+
+LENGTHS = torch.tensor([16_000, 9_000, 12_000])
+
+
+def batch() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    audio_BN = torch.randn(3, 16_000, generator=generator) * torch.tensor([[0.1], [0.5], [0.02]])
+    return audio_BN * frame_mask(LENGTHS, 16_000)
+
+
+@pytest.mark.parametrize(("share", "span"), [(0.5, 10), (0.2, 1), (0.65, 4)])
+def test_the_share_of_masked_frames_is_the_share_asked_for(share, span):
+    torch.manual_seed(0)
+    mask = Masking(share, span).draw(torch.full((400,), 100), 100)
+    assert float(mask.float().mean()) == pytest.approx(share, abs=0.015)
+    assert float(mask[:, 0].float().mean()) == pytest.approx(share, abs=0.09), "at the edges too"
+    padded = Masking(share, span).draw(torch.tensor([30, 100]), 100)
+    assert not padded[0, 30:].any()
+
+
+def test_masks_come_in_spans():
+    torch.manual_seed(0)
+    mask = Masking(0.1, 7).draw(torch.full((50,), 200), 200).float()
+    edges = mask.diff(dim=1, prepend=mask[:, :1])
+    for clip, edge in zip(mask, edges, strict=True):
+        for begin in (edge == 1).nonzero().flatten().tolist():
+            assert clip[begin : begin + 7].all(), "no span is shorter but at an end"
+
+
+def test_no_share_is_no_noise():
+    assert QUIET.over(batch(), LENGTHS) is not None and torch.equal(QUIET.over(batch(), LENGTHS), batch())
+
+
+def test_noise_lies_at_the_ratio_asked_for_and_leaves_padding_alone():
+    torch.manual_seed(0)
+    clean, mask = batch(), frame_mask(LENGTHS, 16_000)
+    seen = []
+    for _ in range(20):
+        added = Noise(1.0, 3.0, 9.0).over(clean, LENGTHS) - clean
+        assert not added[~mask].any()
+        seen.append(10 * torch.log10(clean.square().sum(1) / added.square().sum(1)))
+    ratios = torch.stack(seen)
+    assert 3.0 - 0.01 <= float(ratios.min()) < 4.5 and 7.5 < float(ratios.max()) <= 9.0 + 0.01
+
+
+def test_noise_comes_to_a_share_of_the_clips_and_is_at_times_another_clip():
+    torch.manual_seed(0)
+    clean = batch().repeat(40, 1)
+    lengths = LENGTHS.repeat(40)
+    added = Noise(0.5, 0.0, 0.0).over(clean, lengths) - clean
+    noisy = added.abs().sum(1) > 0
+    assert 0.35 < float(noisy.float().mean()) < 0.65
+    other = clean.roll(1, 0) * frame_mask(lengths, 16_000)
+    alike = torch.cosine_similarity(added, other, dim=1)[noisy]
+    speech = alike > 0.99
+    assert 0.3 < float(speech.float().mean()) < 0.7 and float(alike[~speech].abs().max()) < 0.2
+
+
+def test_one_clip_alone_gets_noise_and_not_itself():
+    torch.manual_seed(0)
+    clean, length = batch()[:1], LENGTHS[:1]
+    for _ in range(10):
+        added = Noise(1.0, 0.0, 0.0).over(clean, length) - clean
+        assert float(torch.cosine_similarity(added, clean).abs()) < 0.2
+
+
+def test_coloured_noise_is_not_white():
+    torch.manual_seed(0)
+    power = torch.fft.rfft(coloured(torch.zeros(200, 4096))).abs().square()
+    assert float((power[:, 30:200].mean(1) / power[:, 1000:].mean(1)).median()) > 3
+
+
+def hear(student, audio: torch.Tensor, lengths: torch.Tensor, seed: int) -> Features:
+    torch.manual_seed(seed)
+    return student(audio, lengths)
+
+
+def masked_student():
+    return build_student(
+        architecture="hubert",
+        layers=2,
+        width=32,
+        heads=4,
+        feedforward=64,
+        conv_channels=16,
+        conv_kernel=[20, 6, 3, 2, 2],
+        conv_stride=[10, 4, 2, 2, 2],
+        positions=16,
+        position_groups=4,
+        dropout=0.0,
+        seed=5,
+        masking=Masking(0.5, 5),
+    )
+
+
+def test_a_student_is_masked_while_it_learns_and_only_then(tmp_path):
+    student, audio = masked_student(), batch()
+    one, same, other = (hear(student, audio, LENGTHS, seed).hidden for seed in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other), "drawn anew, by the seed"
+    one.square().sum().backward()
+    assert bool(student.model.masked_spec_embed.grad.any())
+    whole = student.eval()(audio, LENGTHS).hidden
+    assert torch.equal(whole, hear(student, audio, LENGTHS, 3).hidden)
+    export(student, {}, tmp_path / "student", "card")
+    found = open_student(tmp_path / "student")
+    assert torch.equal(found(audio, LENGTHS).hidden, whole)
+    found.train()(audio, LENGTHS)  # nothing is masked behind the back of who trains it on
+
+
+def test_masked_frames_hear_nothing_of_themselves():
+    """The front end's output of a masked frame is replaced before the first block."""
+    student, audio = masked_student(), batch()
+    seen = []
+    layer = student.model.encoder.layers[0]
+    student.model.encoder.pos_conv_embed.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    torch.manual_seed(1)
+    mask = student.masking.draw(student.frames(LENGTHS), int(student.frames(torch.tensor(16_000))))
+    torch.manual_seed(1)
+    student(audio, LENGTHS)
+    assert layer is not None and bool(mask.any())
+    embedding = student.model.masked_spec_embed
+    torch.testing.assert_close(seen[0][mask], embedding.expand(int(mask.sum()), -1))
+    assert (
+        not torch.isclose(seen[0][~mask & frame_mask(student.frames(LENGTHS), mask.shape[1])], embedding).all(1).any()
+    )
