@@ -70,7 +70,8 @@ def work(place: Run, waiting: list[str], splits: dict[str, Clips], say: Callable
     if "evaluate" in waiting:
         demand_labels(recipe.evaluate.tasks, splits, recipe.evaluate.heads)
     say(f"to do: {', '.join(waiting)}; {train.seconds() / 3600:.2f} h of training audio in {len(train)} clips")
-    say(f"all stages take about: {cost(recipe, FAMILIES) or 'not measured so; the bars below show the time left'}")
+    whole = cost(recipe, FAMILIES) if {"fit", "distill", "evaluate"} <= set(waiting) else ""
+    say(f"this takes about: {whole or 'not measured so; the bars below show the time left'}")
     teacher = build_teacher(recipe.teacher, recipe.seed, runtime.precision())
     if "fit" in waiting:
         stages.fit_teacher(place, teacher, train, MACHINE)
