@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 WIDTH = 4.1  # inches; 394 px of a screen
 INK, FAINT, RULE = "#222222", "#767676", "#dddddd"
@@ -83,6 +84,9 @@ def pareto(points: Mapping[str, tuple[float, float, Sequence[float] | None]], co
         axes.plot(price, score, "o", color=shades[name], markersize=8 if name == "student" else 6)
     if log:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # powers of ten alone would be one or none
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.12, y=0.08)
     axes.set_xlabel(cost)
     axes.set_title("mean score, % (error rates as 100 minus)", color=FAINT)
