@@ -84,7 +84,9 @@ def pareto(points: Mapping[str, tuple[float, float, Sequence[float] | None]], co
         axes.plot(price, score, "o", color=shades[name], markersize=8 if name == "student" else 6)
     if log:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # powers of ten alone would be one or none
+        prices = [price for price, _, _ in points.values()]
+        near = max(prices) < 30 * min(prices)  # powers of ten alone would be one or none
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if near else (1,)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.12, y=0.08)
