@@ -89,6 +89,8 @@ def work(place: Run, waiting: list[str], splits: dict[str, Clips], say: Callable
     if "publish" in waiting:
         place.demand("distill", "evaluate")
         publish(place, teacher, splits, say)
+        if place.report.exists() and not place.finished("report"):  # it has rows of ONNX now
+            stages.report(place, teacher, open_student(place.student), splits, MACHINE)
 
 
 def tell(place: Run, say: Callable[[str], None]) -> None:
