@@ -32,6 +32,7 @@ def write_report(folder: Path) -> Path:
     analysis = read_json(folder / "analysis.json") if (folder / "analysis.json").exists() else {}
     facts = evaluation | {"analysis": analysis, "seconds": seconds(evaluation)}
     places, recipe = tables.standing(evaluation), read_saved(folder / "recipe.yaml")
+    settings = recipe.evaluate
     with plots.style():
         drawings = [
             *figures.of_rows(facts, places),
@@ -44,10 +45,11 @@ def write_report(folder: Path) -> Path:
             "machine": facts.get("machine"),
             "lead": lead(facts),
             "recipe": recipe,
-            "steps": ", ".join(f"{task.upper()} {recipe.evaluate.steps[task]}" for task in recipe.evaluate.tasks),
+            "steps": ", ".join(f"{task.upper()} {settings.budget(task).steps}" for task in settings.tasks),
             "environment": read_json(folder / "environment.json"),
             "scores": tables.score_table(facts, places),
             "costs": tables.cost_table(facts, places),
+            "ready": tables.ready_table(facts),
             "tests": tables.paired_table(facts) if "student" in places else None,
             "sweep": tables.sweep_table(facts),
             "times": tables.time_table(facts),

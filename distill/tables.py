@@ -54,7 +54,7 @@ def small(value: float) -> str:
 
 
 def megabytes(value: float) -> str:
-    return f"{value / 1e6:.0f} MB"
+    return f"{value / 1e6:.0f} MB" if value >= 1e7 else f"{value / 1e6:.2f} MB"
 
 
 def chance(value: float) -> str:
@@ -136,10 +136,22 @@ def cost_table(result: dict, places: Mapping[str, str]) -> Table:
         "peak_memory": megabytes,
     }
     head = ["row", "parameters", "MACs / s", "RTF, one clip", "RTF, full batch", "peak memory"]
+    if any(look_up(result, f"{at}/bytes") for at in places.values()):  # of what is published
+        head, forms = [*head, "file"], forms | {"bytes": megabytes}
     rows = [
         [Cell(name), *(cell(result, f"{at}/{key}", form) for key, form in forms.items())] for name, at in places.items()
     ]
     return Table("costs", head, rows)
+
+
+def ready_table(result: dict) -> Table:
+    """The fine-tuned models that were published beside the student."""
+    table = Table("ready", ["model", "parameters", "metric", "test"])
+    for task, found in result.get("finetuned", {}).items():
+        at = f"finetuned/{task}"
+        size, value = cell(result, f"{at}/parameters", count), cell(result, f"{at}/value", points)
+        table.rows.append([Cell(found["model"]), size, Cell(heading(task, found)), value])
+    return table
 
 
 def paired_table(result: dict) -> Table:

@@ -271,6 +271,22 @@ def test_every_image_is_there_and_has_words(run):
     assert {"similarity-wavlm", "similarity-teacher", "interface-weights"} <= names and "errors-er" not in names
 
 
+def test_what_is_published_stands_with_its_size_and_its_score(tmp_path):
+    found = evaluation()
+    assert "file" not in tables.cost_table(found, tables.standing(found)).head
+    found["rows"]["student"]["bytes"], found["rows"]["onnx-int8"] = 2_510_000, _row(np.random.default_rng(2), "x", True)
+    found["rows"]["onnx-int8"]["bytes"] = 1_400_000
+    found["finetuned"] = {
+        "asr": {"model": "HubertForCTC", "parameters": 630_000, "metric": "wer", "lower_is_better": True, "value": 56.14}
+    }
+    folder = run_folder(tmp_path / "runs" / "published", found)
+    write_report(folder)
+    html, markdown = (folder / "report.html").read_text(), (folder / "report.md").read_text()
+    assert untraced(html, facts_of(folder)) == []
+    for words in ("HubertForCTC", "ASR WER ↓", "56.1", "1.40 MB", "2.51 MB"):
+        assert words in html and words in markdown
+
+
 def test_what_is_missing_is_left_out(tmp_path):
     found = evaluation(intervals=False)
     del found["rows"]["student"], found["rows"]["wavlm"]["tasks"]["sv"], found["machine"]
