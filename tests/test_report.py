@@ -279,7 +279,7 @@ def test_what_is_published_stands_with_its_size_and_its_score(tmp_path):
     found["finetuned"] = {
         "asr": {"model": "HubertForCTC", "parameters": 630_000, "metric": "wer", "lower_is_better": True, "value": 56.14}
     }
-    folder = run_folder(tmp_path / "runs" / "published", found)
+    folder = run_folder(tmp_path / "runs" / "published", found, analysis())
     write_report(folder)
     html, markdown = (folder / "report.html").read_text(), (folder / "report.md").read_text()
     assert untraced(html, facts_of(folder)) == []
