@@ -150,12 +150,18 @@ class Finetuning:
         return {"loss": float(tally[0] / tally[1])}
 
 
+def labelled(task: Task, clips: Clips) -> tuple[Clips, Labels]:
+    """The clips that a task uses, and the label of every one; to ask it twice could balance its classes twice."""
+    clips = clips.select(task.select(clips))
+    ready = task.prepare(clips)
+    return clips, Labels(ready, list(ready.targets(clips)))
+
+
 def finetune(
     accelerator: Accelerator, student: Waveform, task: Task, clips: Clips, weight_decay: float, plan: Plan, folder: Path
 ) -> tuple[Downstream, Task]:
     """Train a stock model for the task on `clips`; the model on the CPU, and the task with its vocabulary."""
-    clips = clips.select(task.select(clips))
-    labels = Labels.of(task, clips)
+    clips, labels = labelled(task, clips)
     downstream = start(student, labels.task, plan.seed)
     blank = deepcopy(downstream)
     model, trainer = accelerator.prepare(downstream, optimizer(downstream, weight_decay))

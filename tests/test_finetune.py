@@ -18,7 +18,7 @@ from transformers import (
 
 from distill.data.batches import Batch
 from distill.data.clips import Clips, pad
-from distill.finetune import STOCK, Downstream, Finetuning, score, start
+from distill.finetune import STOCK, Downstream, Finetuning, labelled, score, start
 from distill.fit import Labels
 from distill.tasks import TASKS, Task
 from distill.waveform import Waveform
@@ -173,3 +173,12 @@ def test_a_transcript_with_the_tokenizers_own_sign_is_refused(build_tiny_student
     task = replace(TASKS["asr"], vocabulary=("a", "|"))  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"'\|' stands between words"):
         save_downstream(start(build_tiny_student(), task, 0), task, tmp_path)
+
+
+def test_every_clip_that_is_learned_from_has_a_label_however_unequal_the_classes():
+    """Balancing balanced classes once more would leave some out."""
+    styles = ["calm"] * 2 + ["flat"] * 5 + ["loud"] * 9 + [""]
+    rows = [{"id": str(n), "audio": None, "samples": 16_000, "style": style} for n, style in enumerate(styles)]
+    clips, labels = labelled(TASKS["er"], Clips(datasets.Dataset.from_list(rows)))
+    assert len(clips) == len(labels.targets) == 2 + 5 + 5
+    assert [labels.task.vocabulary[int(target)] for target in labels.targets] == clips.column("style")

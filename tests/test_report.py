@@ -277,7 +277,13 @@ def test_what_is_published_stands_with_its_size_and_its_score(tmp_path):
     found["rows"]["student"]["bytes"], found["rows"]["onnx-int8"] = 2_510_000, _row(np.random.default_rng(2), "x", True)
     found["rows"]["onnx-int8"]["bytes"] = 1_400_000
     found["finetuned"] = {
-        "asr": {"model": "HubertForCTC", "parameters": 630_000, "metric": "wer", "lower_is_better": True, "value": 56.14}
+        "asr": {
+            "model": "HubertForCTC",
+            "parameters": 630_000,
+            "metric": "wer",
+            "lower_is_better": True,
+            "value": 56.14,
+        }
     }
     folder = run_folder(tmp_path / "runs" / "published", found, analysis())
     write_report(folder)
