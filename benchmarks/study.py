@@ -4,11 +4,10 @@ A study is a file of cells, each the words of a command; every cell is run once 
 folder of its own, and a finished stage is not run again. Cells whose teachers are the same share one fitted teacher.
 """
 
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -20,12 +19,11 @@ from benchmarks.verdict import write_verdict
 from distill.identity import digest_of
 from distill.limits import RecipeError, listed
 from distill.loading import load
-from distill.recipe import Recipe
 from distill.run import Run
 from teachers import FAMILIES
 
 ROOT = Path(__file__).parent.parent
-USAGE = "usage: python -m benchmarks.study [study=<file>] [runs=<folder>] [cells=a,b] [threads=2] [key=value ...]"
+USAGE = "usage: python -m benchmarks.study [study=<file>] [runs=<folder>] [cells=a,b] [key=value ...]"
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,13 @@ def lend_teacher(trial: Trial, others: Sequence[Trial]) -> None:
     unfinished.rename(trial.run.teacher)
 
 
-def run_all(all_: Sequence[Trial], threads: int) -> list[str]:
+def launched(words: Sequence[str]) -> int:
+    """The ordinary command in a process of its own; its exit code."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "distill.py", *words]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
+
+
+def run_all(all_: Sequence[Trial], launch: Callable[[Sequence[str]], int] = launched) -> list[str]:
     """Run what is not finished; the names of the runs that failed, which do not keep others from being run."""
     failed = []
     for number, trial in enumerate(all_, 1):
@@ -101,11 +105,18 @@ def run_all(all_: Sequence[Trial], threads: int) -> list[str]:
             continue
         lend_teacher(trial, all_)
         print(f"study {number}/{len(all_)}: {name}", flush=True)
-        command = [sys.executable, "-m", "accelerate.commands.launch", "distill.py", *trial.words]
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
+        if launch(trial.words):
             failed.append(name)
     return failed
+
+
+def finished(all_: Sequence[Trial]) -> dict[str, list[Path]]:
+    """Cell -> the folders of its finished runs, for cells that have one."""
+    done: dict[str, list[Path]] = {}
+    for trial in all_:
+        if trial.finished():
+            done.setdefault(trial.cell, []).append(trial.run.folder)
+    return done
 
 
 def main(argv: list[str]) -> None:
@@ -113,7 +124,7 @@ def main(argv: list[str]) -> None:
     if {"--help", "-h"} & set(argv):
         print(USAGE)
         return
-    own = {"study": str(ROOT / "recipes/studies/fused.yaml"), "runs": "runs/study", "cells": "", "threads": "2"}
+    own = {"study": str(ROOT / "recipes/studies/fused.yaml"), "runs": "runs/study", "cells": ""}
     own |= {key: value for key, _, value in (word.partition("=") for word in argv) if key in own}
     given = [word for word in argv if word.partition("=")[0] not in own]
     study, runs = read_study(Path(own["study"])), Path(own["runs"]).resolve()
@@ -122,11 +133,8 @@ def main(argv: list[str]) -> None:
         listed("cells", cell, study.cells)
     study = replace(study, cells={name: study.cells[name] for name in study.cells if name in (*chosen, study.against)})
     everything = list(trials(study, given, runs))
-    failed = run_all(everything, int(own["threads"]))
-    done: dict[str, list[Path]] = {}
-    for trial in everything:
-        if trial.finished():
-            done.setdefault(trial.cell, []).append(trial.run.folder)
+    failed = run_all(everything)
+    done = finished(everything)
     if study.against in done:
         print(write_verdict(done, study.against, runs))
     if failed:
