@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from miniature import Miniature
+from miniature import Miniature, Moment
 
 from benchmarks.study import ROOT, Study, finished, lend_teacher, read_study, run_all, trials
 from benchmarks.verdict import draw_seeds, table, verdict, write_verdict
@@ -178,3 +178,26 @@ def test_a_study_really_runs_and_goes_on_where_it_was(miniature: Miniature, tmp_
     assert {"explained_variance_1", "explained_variance_wavlm_2", "cosine_whisper_1"} <= lines[-1].keys()
     assert set(verdict(finished(made), "fused")["cells"]) == {"fused", "both"}
     assert "both (2)" in write_verdict(finished(made), "fused", tmp_path)
+
+
+HARDER = [
+    *("distill.supervise=both", "distill.drop=0.5", "distill.balance=uncertainty", "distill.mask=0.4"),
+    *("distill.noise_share=0.8", "teacher.standardise=phi-s", "teacher.interface=gumbel", "distill.targets=online"),
+]
+
+
+@pytest.mark.slow
+def test_whatever_is_drawn_anew_a_killed_run_gives_the_same_student(miniature: Miniature, tmp_path: Path):
+    """Masks, noise, dropped sources and drawn layers; and rows may be left out of the table, not only of the report."""
+    words = {name: miniature.words(tmp_path / name, *HARDER, "evaluate.rows=[student]") for name in ("whole", "killed")}
+    said = miniature.run(words["whole"])
+    for place in ("checkpoints/fit/step-000002", "checkpoints/distill/step-000004"):
+        job = miniature.start(words["killed"], moment=Moment("os.rename", f"{place}.unfinished"))
+        assert job.code() < 0, f"not killed:\n{job.said()}"
+    miniature.run(words["killed"])
+    runs = [tmp_path / name / "run" for name in words]
+    for file in ("teacher/fused.safetensors", "student/model.safetensors", "student/heads.safetensors"):
+        assert len({(run / file).read_bytes() for run in runs}) == 1, f"{file} differs"
+    assert set(json.loads((runs[0] / "evaluation.json").read_text())["rows"]) == {"student"}
+    assert "report: " in said and (runs[0] / "report.html").exists()
+    assert "untrained" in miniature.run([*words["whole"], "evaluate.rows=[student,untrained]"])
