@@ -5,7 +5,7 @@ RECIPE ?= wavlm+whisper
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: distill test test-all style bench clean
+.PHONY: distill test test-all style bench study clean
 
 distill: $(VENV)/installed
 	$(BIN)/accelerate launch --quiet distill.py recipe=$(RECIPE) $(ARGS)
@@ -23,6 +23,9 @@ style: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.throughput recipe=$(RECIPE) $(ARGS)
+
+study: $(VENV)/installed
+	$(BIN)/python -m benchmarks.study $(ARGS)
 
 # the stamp is made last, so that an interrupted installation is repeated
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -1,0 +1,148 @@
+"""Many runs, one after another, and one table of their students: `make study`.
+
+A study is a file of cells, each the words of a command; every cell is run once for each seed of distillation, in a
+folder of its own, and a finished stage is not run again. Cells whose teachers are the same share one fitted teacher.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+import yaml
+from omegaconf import OmegaConf
+
+from benchmarks.verdict import write_verdict
+from distill.identity import digest_of
+from distill.limits import RecipeError, listed
+from distill.loading import load
+from distill.run import Run
+from teachers import FAMILIES
+
+ROOT = Path(__file__).parent.parent
+USAGE = "usage: python -m benchmarks.study [study=<file>] [runs=<folder>] [cells=a,b] [key=value ...]"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Plain data of a study; `words` are those of distill.py."""
+
+    against: str  # the cell that all others are compared with; its first seed is evaluated with all rows
+    seeds: list[int]  # of distillation; those of the heads are evaluate.seeds
+    words: list[str]  # of every cell
+    cells: dict[str, list[str]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        listed("study: against", self.against, self.cells)
+        if not self.seeds:
+            raise RecipeError("study: seeds is empty; name one or more")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a study."""
+
+    cell: str
+    words: list[str]
+    run: Run
+
+    def finished(self) -> bool:
+        return all(self.run.finished(stage) for stage in self.run.recipe.stages)
+
+    def teacher(self) -> str:
+        """The same for runs whose fitted teachers are the same."""
+        recipe = self.run.recipe
+        return digest_of([asdict(part) for part in (recipe.data, recipe.teacher, recipe.fit)] + [recipe.seed])
+
+
+def read_study(path: Path) -> Study:
+    """A study from its file. Raises RecipeError."""
+    try:
+        tree = OmegaConf.merge(OmegaConf.structured(Study), yaml.safe_load(path.read_text()))
+        return cast(Study, OmegaConf.to_object(tree))
+    except (OSError, yaml.YAMLError) as error:
+        raise RecipeError(f"cannot read the study {path}: {error}") from None
+
+
+def trials(study: Study, given: Sequence[str], runs: Path) -> Iterator[Trial]:
+    """All runs, first seeds first, so that a study cut short has every cell; given: words for all of them."""
+    for seed in study.seeds:
+        for cell, own in study.cells.items():
+            rows = [] if cell == study.against and seed == study.seeds[0] else ["evaluate.rows=[student]"]
+            place = [f"distill.seed={seed}", f"runs={runs}", f"name={cell}-seed{seed}"]
+            words = [*study.words, *own, *given, *rows, *place]
+            recipe = load(words, FAMILIES)
+            yield Trial(cell, words, Run(recipe, Path(recipe.runs) / recipe.name))
+
+
+def lend_teacher(trial: Trial, others: Sequence[Trial]) -> None:
+    """Copy the fitted teacher of another run where this one would fit the same; it appears whole or not at all."""
+    ready = [other.run.teacher for other in others if other.run.finished("fit") and other.teacher() == trial.teacher()]
+    if trial.run.finished("fit") or not ready:
+        return
+    unfinished = trial.run.folder / ".teacher.copied"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(ready[0], unfinished)
+    unfinished.rename(trial.run.teacher)
+
+
+def launched(words: Sequence[str]) -> int:
+    """The ordinary command in a process of its own; its exit code."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "distill.py", *words]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
+
+
+def run_all(all_: Sequence[Trial], launch: Callable[[Sequence[str]], int] = launched) -> list[str]:
+    """Run what is not finished; the names of the runs that failed, which do not keep others from being run."""
+    failed = []
+    for number, trial in enumerate(all_, 1):
+        name = trial.run.folder.name
+        if trial.finished():
+            print(f"study {number}/{len(all_)}: {name} is finished", flush=True)
+            continue
+        lend_teacher(trial, all_)
+        print(f"study {number}/{len(all_)}: {name}", flush=True)
+        if launch(trial.words):
+            failed.append(name)
+    return failed
+
+
+def finished(all_: Sequence[Trial]) -> dict[str, list[Path]]:
+    """Cell -> the folders of its finished runs, for cells that have one."""
+    done: dict[str, list[Path]] = {}
+    for trial in all_:
+        if trial.finished():
+            done.setdefault(trial.cell, []).append(trial.run.folder)
+    return done
+
+
+def main(argv: list[str]) -> None:
+    """Run a study and write its verdict: study.json, study.md and study.png beside its runs."""
+    if {"--help", "-h"} & set(argv):
+        print(USAGE)
+        return
+    own = {"study": str(ROOT / "recipes/studies/fused.yaml"), "runs": "runs/study", "cells": ""}
+    own |= {key: value for key, _, value in (word.partition("=") for word in argv) if key in own}
+    given = [word for word in argv if word.partition("=")[0] not in own]
+    study, runs = read_study(Path(own["study"])), Path(own["runs"]).resolve()
+    chosen = own["cells"].split(",") if own["cells"] else list(study.cells)
+    for cell in chosen:
+        listed("cells", cell, study.cells)
+    study = replace(study, cells={name: study.cells[name] for name in study.cells if name in (*chosen, study.against)})
+    everything = list(trials(study, given, runs))
+    failed = run_all(everything)
+    done = finished(everything)
+    if study.against in done:
+        print(write_verdict(done, study.against, runs))
+    if failed:
+        sys.exit(f"study: {', '.join(failed)} failed; the same command goes on from there")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (ValueError, OSError) as error:
+        sys.exit(f"study: {error}")

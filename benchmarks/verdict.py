@@ -1,0 +1,147 @@
+"""What the runs of a study say together: means, intervals over clips and seeds, paired tests, one table, one plot.
+
+Shape letters: S seeds of distillation, R resamples.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+
+from distill import plots
+from distill.comparison import STUDENT, read_evidence, retention
+from distill.files import read_json, write_json, write_text
+from distill.limits import RecipeError
+from distill.statistics import RESAMPLES, interval, over_seeds, paired, resamples
+from distill.tables import heading
+
+NOTE = (
+    "Test split, in percent: mean over seeds of distillation and of heads. Intervals (95 %) and p-values draw test "
+    "clips (speakers, for verification) and seeds of distillation with replacement, the same draws for every cell; "
+    "they are not corrected for the number of comparisons. The average turns error rates into 100 minus. Retention "
+    "puts the untrained student at 0 and the teacher of `{}` at 1, which is the most."
+)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One task of one cell, or the average over its tasks."""
+
+    values_S: list[float]
+    drawn_R: np.ndarray | None  # of drawn clips and seeds; None where a probe diverged
+    lower_is_better: bool = False
+
+    def good(self) -> "Score":
+        """The same with higher better."""
+        if not self.lower_is_better:
+            return self
+        drawn_R = None if self.drawn_R is None else 100.0 - self.drawn_R
+        return Score([100.0 - value for value in self.values_S], drawn_R)
+
+    def told(self, other: "Score") -> dict:
+        """In plain data, with its difference to another cell's."""
+        found = {"value": mean(self.values_S), "seeds": self.values_S, "seed_interval": over_seeds(self.values_S)}
+        found["interval"] = None if self.drawn_R is None else interval(self.drawn_R)
+        apart = {"value": found["value"] - mean(other.values_S), "interval": None, "p_value": None}
+        if self.drawn_R is not None and other.drawn_R is not None:
+            apart["interval"], apart["p_value"] = paired(self.drawn_R, other.drawn_R)
+        return found | {"difference": apart}
+
+
+def read_task(folders: Sequence[Path], task: str) -> tuple[Score, list[str]]:
+    """The score of one cell's students from their runs' folders, and the clips that were scored."""
+    cells = [read_json(folder / "evaluation.json")["rows"][STUDENT]["tasks"][task] for folder in folders]
+    kept = [
+        read_evidence(folder / "evaluation" / f"{STUDENT}.{task}.npz", cell["metric"])
+        for folder, cell in zip(folders, cells, strict=True)
+    ]
+    values, lower = [cell["value"] for cell in cells], cells[0]["lower_is_better"]
+    known = [found for found in kept if found is not None]
+    if len(known) < len(kept):
+        return Score(values, None, lower), []
+    if any(ids != known[0][0] for ids, _ in known):
+        raise RecipeError(f"{task}: {', '.join(folder.name for folder in folders)} were scored on different clips")
+    drawn_SR = np.stack([evidence.scores(resamples(evidence.units)) for _, evidence in known])
+    return Score(values, draw_seeds(drawn_SR), lower), known[0][0]
+
+
+def draw_seeds(drawn_SR: np.ndarray) -> np.ndarray:
+    """The mean over as many seeds, drawn anew for every resample, the same for cells of as many seeds: (R,)."""
+    seeds, count = drawn_SR.shape
+    chosen_SR = np.random.default_rng(1).integers(seeds, size=(seeds, count))
+    return np.take_along_axis(drawn_SR, chosen_SR, 0).mean(0)
+
+
+def average(scores: Mapping[str, Score]) -> Score:
+    """Over tasks, higher is better."""
+    good = [score.good() for score in scores.values()]
+    drawn = [score.drawn_R for score in good if score.drawn_R is not None]
+    values_S = np.mean([score.values_S for score in good], axis=0).tolist()
+    return Score(values_S, np.mean(drawn, axis=0) if len(drawn) == len(good) else None)
+
+
+def verdict(done: Mapping[str, Sequence[Path]], against: str) -> dict:
+    """Cell -> its tasks and `average`, each compared with the cell `against`; done: the folders of its runs.
+
+    Raises RecipeError where cells were scored on different clips.
+    """
+    rows = read_json(done[against][0] / "evaluation.json")["rows"]
+    tasks = rows[STUDENT]["tasks"]
+    heard: dict[str, list[str]] = {}
+    scores: dict[str, dict[str, Score]] = {}
+    for cell, folders in done.items():
+        scores[cell] = {}
+        for task in tasks:
+            scores[cell][task], ids = read_task(folders, task)
+            if ids and heard.setdefault(task, ids) != ids:
+                raise RecipeError(f"{task}: {cell} was scored on other clips than {next(iter(done))}")
+    told = {}
+    for cell, found in scores.items():
+        values = {task: score.told(scores[against][task]) for task, score in found.items()}
+        whole = average(found).told(average(scores[against]))
+        kept = retention(rows | {cell: {"tasks": values}}, cell)
+        runs = [folder.name for folder in done[cell]]
+        told[cell] = {"runs": runs, "tasks": values, "average": whole, "retention": kept}
+    heads = {task: heading(task, cell) for task, cell in tasks.items()}
+    return {"against": against, "headings": heads, "resamples": RESAMPLES, "cells": told, "rows": rows}
+
+
+def table(found: dict) -> str:
+    """The verdict as Markdown: a row for each cell, the best average first."""
+    head = ["student of", *found["headings"].values(), "average ↑", f"against {found['against']}", "p", "retention"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    ranked = sorted(found["cells"].items(), key=lambda item: -item[1]["average"]["value"])
+    for cell, told in ranked:
+        scores = [bounded(one) for one in (*told["tasks"].values(), told["average"])]
+        apart, kept = told["average"]["difference"], told["retention"]["mean"]
+        chance = "" if apart["p_value"] is None or cell == found["against"] else f"{apart['p_value']:.3f}"
+        words = [f"{cell} ({len(told['runs'])})", *scores, f"{apart['value']:+z.1f}", chance]
+        lines.append("| " + " | ".join([*words, "" if kept is None else f"{kept:.2f}"]) + " |")
+    return "\n".join([*lines, "", NOTE.format(found["against"])])
+
+
+def bounded(told: dict) -> str:
+    """A value and its interval; an asterisk where it differs from the cell compared with, p < 0.05."""
+    chance = told["difference"]["p_value"]
+    mark = "*" if chance is not None and chance < 0.05 else ""
+    bounds = "" if told["interval"] is None else " [{:.1f}, {:.1f}]".format(*told["interval"])
+    return f"{told['value']:.1f}{mark}{bounds}"
+
+
+def write_verdict(done: Mapping[str, Sequence[Path]], against: str, folder: Path) -> str:
+    """study.json, study.md and study.png in a folder; the table."""
+    found = verdict(done, against)
+    panels = {"average ↑": {cell: _point(told["average"]) for cell, told in found["cells"].items()}}
+    for task, title in found["headings"].items():
+        panels[title] = {cell: _point(told["tasks"][task]) for cell, told in found["cells"].items()}
+    write_json(folder / "study.json", found)
+    write_text(folder / "study.md", table(found) + "\n\n![scores](study.png)\n")
+    with plots.style():
+        (folder / "study.png").write_bytes(plots.png(plots.scores(panels)))
+    return table(found)
+
+
+def _point(told: dict) -> tuple[float, list[float] | None]:
+    return told["value"], told["interval"]

@@ -1,0 +1,203 @@
+"""A study: which runs it makes of its cells, what it runs again, and what its numbers say."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from miniature import Miniature, Moment
+
+from benchmarks.study import ROOT, Study, finished, lend_teacher, read_study, run_all, trials
+from benchmarks.verdict import draw_seeds, table, verdict, write_verdict
+from distill.limits import RecipeError
+
+CELLS = {
+    "fused": ["recipe=wavlm+whisper"],
+    "mse": ["recipe=wavlm+whisper", "distill.loss=mse"],
+    "one": ["recipe=wavlm"],
+}
+STUDY = Study("fused", [0, 1], ["evaluate.seeds=[0,1,2]"], CELLS)
+
+
+def test_every_cell_is_a_run_for_each_seed_and_only_one_run_has_all_rows(tmp_path):
+    made = list(trials(STUDY, ["fit.steps=3"], tmp_path))
+    assert [trial.run.folder for trial in made] == [
+        tmp_path / f"{cell}-seed{seed}" for seed in (0, 1) for cell in CELLS
+    ]
+    rows = {trial.run.folder.name: trial.run.recipe.evaluate.rows for trial in made}
+    assert rows.pop("fused-seed0") == [] and all(row == ["student"] for row in rows.values())
+    assert [trial.run.recipe.student_seed() for trial in made] == [0, 0, 0, 1, 1, 1]
+    assert all(trial.run.recipe.seed == 0 and trial.run.recipe.fit.steps == 3 for trial in made)
+    assert made[1].run.recipe.distill.loss == "mse"
+
+
+def test_a_teacher_is_lent_where_it_would_be_the_same(tmp_path):
+    made = list(trials(STUDY, [], tmp_path))
+    fused, mse, other, *later = made
+    fused.run.teacher.mkdir(parents=True)
+    (fused.run.teacher / "fused.safetensors").write_text("fitted")
+    for trial in (mse, other, *later):
+        lend_teacher(trial, made)
+    lent = [trial.cell for trial in made if trial.run.finished("fit")]
+    assert lent == ["fused", "mse", "fused", "mse"]
+    assert (later[1].run.teacher / "fused.safetensors").read_text() == "fitted"
+    assert {path.name for path in later[1].run.folder.iterdir()} == {"teacher"}
+
+
+def test_what_failed_keeps_nothing_else_from_running(tmp_path):
+    asked = []
+
+    def launch(words) -> int:
+        asked.append(next(word for word in words if word.startswith("name=")))
+        return int("name=mse-seed0" in words)
+
+    assert run_all(list(trials(STUDY, [], tmp_path)), launch) == ["mse-seed0"]
+    assert len(asked) == 6
+
+
+def test_a_study_that_cannot_be_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="study: against: there is no 'fusd'; did you mean 'fused'"):
+        replace(STUDY, against="fusd")
+    with pytest.raises(RecipeError, match="cannot read the study"):
+        read_study(tmp_path / "none.yaml")
+
+
+def test_the_study_of_the_repository_is_of_recipes_that_load(tmp_path):
+    study = read_study(ROOT / "recipes/studies/fused.yaml")
+    made = list(trials(study, [], tmp_path))
+    assert len(made) == len(study.cells) * len(study.seeds) and len(study.seeds) >= 3
+    assert all(len(trial.run.recipe.evaluate.seeds) >= 2 for trial in made)
+    different = {cell: [t.run.recipe for t in made if t.cell == cell][1] for cell in study.cells}
+    plain = [replace(recipe, name="") for recipe in different.values()]
+    assert all(one != other for n, one in enumerate(plain) for other in plain[:n]), "two cells are the same"
+
+
+def write_run(folder: Path, right: float, clips: int = 300, seed: int = 0, other: str = "") -> Path:
+    """An evaluated run whose student is right about a share of the clips."""
+    rng = np.random.default_rng(seed)
+    (folder / "evaluation").mkdir(parents=True)
+    said_SC = (rng.random((2, clips)) < right).astype(int).astype(str)
+    np.savez_compressed(
+        folder / "evaluation/student.er.npz",
+        ids=np.array([f"{other}{n}" for n in range(clips)]),
+        references=np.array(["1"] * clips),
+        predictions=said_SC,
+    )
+    value = 100.0 * float((said_SC == "1").mean())
+    scores = {"student": value, "teacher": 90.0, "untrained": 10.0}
+    cells = {
+        row: {"tasks": {"er": {"metric": "accuracy", "lower_is_better": False, "value": score}}}
+        for row, score in scores.items()
+    }
+    (folder / "evaluation.json").write_text(json.dumps({"rows": cells}))
+    return folder
+
+
+@pytest.fixture
+def done(tmp_path) -> dict[str, list[Path]]:
+    """Three cells of three seeds, right in 6, 8 and 6 of 10 clips."""
+    shares = {"base": 0.6, "better": 0.8, "same": 0.6}
+    return {
+        cell: [write_run(tmp_path / f"{cell}-seed{n}", right, seed=10 * number + n) for n in range(3)]
+        for number, (cell, right) in enumerate(shares.items())
+    }
+
+
+def test_the_verdict_finds_what_is_different_and_only_that(done):
+    found = verdict(done, "base")["cells"]
+    better, same = (found[cell]["tasks"]["er"] for cell in ("better", "same"))
+    assert better["difference"]["p_value"] < 0.01 and same["difference"]["p_value"] > 0.05
+    assert better["difference"]["value"] == pytest.approx(better["value"] - found["base"]["tasks"]["er"]["value"])
+    low, high = better["difference"]["interval"]
+    assert low < better["difference"]["value"] < high
+    for told in found.values():
+        assert told["average"]["value"] == pytest.approx(told["tasks"]["er"]["value"]), "of one task"
+        assert told["retention"]["mean"] == pytest.approx((told["average"]["value"] - 10) / 80)
+        assert len(told["tasks"]["er"]["seeds"]) == 3
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    rng = np.random.default_rng(0)
+    clips_SR = rng.normal(50, 1, (3, 1000))
+    apart_SR = clips_SR + np.array([[-5.0], [0.0], [5.0]])
+    assert np.std(draw_seeds(apart_SR)) > 2 * np.std(draw_seeds(clips_SR))
+    assert draw_seeds(apart_SR).mean() == pytest.approx(50, abs=0.5)
+    assert np.array_equal(draw_seeds(clips_SR[:1]), clips_SR[0])
+
+
+def test_the_table_ranks_and_the_files_are_written(done, tmp_path):
+    said = write_verdict(done, "base", tmp_path)
+    lines = said.splitlines()
+    assert lines[2].startswith("| better (3) |") and "*" in lines[2]
+    assert said == table(json.loads((tmp_path / "study.json").read_text()))
+    assert (tmp_path / "study.png").stat().st_size > 1000 and said in (tmp_path / "study.md").read_text()
+
+
+def test_cells_scored_on_different_clips_are_not_compared(done, tmp_path):
+    done["strange"] = [write_run(tmp_path / "strange-seed0", 0.7, other="x")]
+    with pytest.raises(RecipeError, match="er: strange was scored on other clips than base"):
+        verdict(done, "base")
+
+
+@pytest.mark.slow
+def test_a_study_really_runs_and_goes_on_where_it_was(miniature: Miniature, tmp_path: Path):
+    own = [word for word in miniature.words(tmp_path) if not word.startswith(("recipe=", "runs=", "name="))]
+    words = [word for word in own if not word.startswith("teacher.checkpoints")]
+    checkpoints = [word for word in own if word.startswith("teacher.checkpoints")]
+    cells = {
+        "fused": ["recipe=wavlm+whisper", *checkpoints],
+        "both": [
+            "recipe=wavlm+whisper",
+            *checkpoints,
+            "distill.supervise=both",
+            "distill.drop=0.5",
+            "distill.mask=0.3",
+        ],
+    }
+    study = Study("fused", [0, 1], [*words, "evaluate.tasks=[er,lid]"], cells)
+    made = list(trials(study, [], tmp_path))
+
+    def launch(words) -> int:
+        job = miniature.start(words)
+        assert job.code() == 0, job.said()
+        return 0
+
+    assert run_all(made[:3], launch) == []
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    asked: list = []
+    assert run_all(made, lambda words: asked.append(words) or launch(words)) == []
+    assert len(asked) == 1, "three were finished"
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items()), "and left alone"
+    students = {(trial.run.student / "model.safetensors").read_bytes() for trial in made}
+    assert len(students) == 4
+    teachers = {(trial.run.teacher / "fused.safetensors").read_bytes() for trial in made}
+    assert len(teachers) == 1
+    lines = [json.loads(line) for line in (made[1].run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert {line["stage"] for line in lines} == {"distill"}, "the teacher was lent"
+    assert {"explained_variance_1", "explained_variance_wavlm_2", "cosine_whisper_1"} <= lines[-1].keys()
+    assert set(verdict(finished(made), "fused")["cells"]) == {"fused", "both"}
+    assert "both (2)" in write_verdict(finished(made), "fused", tmp_path)
+
+
+HARDER = [
+    *("distill.supervise=both", "distill.drop=0.5", "distill.balance=uncertainty", "distill.mask=0.4"),
+    *("distill.noise_share=0.8", "teacher.standardise=phi-s", "teacher.interface=gumbel", "distill.targets=online"),
+]
+
+
+@pytest.mark.slow
+def test_whatever_is_drawn_anew_a_killed_run_gives_the_same_student(miniature: Miniature, tmp_path: Path):
+    """Masks, noise, dropped sources and drawn layers; and rows may be left out of the table, not only of the report."""
+    words = {name: miniature.words(tmp_path / name, *HARDER, "evaluate.rows=[student]") for name in ("whole", "killed")}
+    said = miniature.run(words["whole"])
+    for place in ("checkpoints/fit/step-000002", "checkpoints/distill/step-000004"):
+        job = miniature.start(words["killed"], moment=Moment("os.rename", f"{place}.unfinished"))
+        assert job.code() < 0, f"not killed:\n{job.said()}"
+    miniature.run(words["killed"])
+    runs = [tmp_path / name / "run" for name in words]
+    for file in ("teacher/fused.safetensors", "student/model.safetensors", "student/heads.safetensors"):
+        assert len({(run / file).read_bytes() for run in runs}) == 1, f"{file} differs"
+    assert set(json.loads((runs[0] / "evaluation.json").read_text())["rows"]) == {"student"}
+    assert "report: " in said and (runs[0] / "report.html").exists()
+    assert "untrained" in miniature.run([*words["whole"], "evaluate.rows=[student,untrained]"])
