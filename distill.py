@@ -152,7 +152,7 @@ def alone(work: Callable[[], None]) -> None:
 def facts(student: Waveform, recipe: Recipe, train: Clips) -> Facts:
     """What a card says of a student besides its scores."""
     licences = {family: licence(name) for family, name in recipe.teacher.checkpoints.items()}
-    return facts_of(student, recipe, sorted(set(train.column("language"))), licences, strictest(licences.values()))
+    return facts_of(student, recipe, train.values("language"), licences, strictest(licences.values()))
 
 
 def new_student(recipe: Recipe, teacher: FusedTeacher) -> Waveform:

@@ -179,6 +179,6 @@ def described(downstream: Downstream, task: Task, scores: dict[str, float], clip
         "lower_is_better": task.lower_is_better,
         "value": scores[task.metric],
         "clips": len(clips),
-        "languages": sorted(set(clips.column("language"))),
+        "languages": clips.values("language"),
         "labels": list(task.vocabulary) if task.name in ("er", "lid") else [],
     } | {key: value for key, value in scores.items() if key != task.metric}

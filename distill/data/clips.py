@@ -42,6 +42,10 @@ class Clips:
             raise ValueError(f"the corpus has no column {name!r}; it has {', '.join(self.dataset.column_names)}")
         return list(self.dataset[name])
 
+    def values(self, name: str) -> list[str]:
+        """The labels that occur in a column, sorted; none where the corpus does not have it."""
+        return sorted(set(self.column(name)) - {""}) if name in self.dataset.column_names else []
+
     def select(self, indices: Sequence[int] | np.ndarray) -> "Clips":
         return Clips(self.dataset.select(indices), mono=self.mono, trials=self.trials)
 
