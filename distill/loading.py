@@ -87,28 +87,27 @@ def changed(old: Recipe, new: Recipe) -> list[str]:
 def usage(families: Mapping[str, Family], folder: Path = RECIPES) -> str:
     """How to call the command: its recipes, scales, stages, families and keys."""
     sections = {name: kind for name, kind in get_type_hints(Recipe).items() if is_dataclass(kind)}
-    keys = [
-        fill(f"  {name + '.':<18}{' '.join(get_type_hints(kind))}", 100, subsequent_indent=" " * 20)
-        for name, kind in sections.items()
-    ]
     lines = [
         "usage: accelerate launch distill.py recipe=<recipe> [key=value ...] [--show] [--plan]",
         "recipe=",
-        *(f"  {name:<18}{summary(path)}" for name, path in menu(folder).items()),
+        *(entry(name, summary(path)) for name, path in menu(folder).items()),
         "  or a+b of these families; or path/to/recipe.yaml",
-        *(
-            fill(f"  {name + ':':<18}{' '.join(families[name].sizes)}", 100, subsequent_indent=" " * 20)
-            for name in sorted(families)
-        ),
+        *(entry(f"{name}:", " ".join(families[name].sizes)) for name in sorted(families)),
         "scale= (each takes the size of its name; teacher.checkpoints.<family>=<size> takes another)",
-        *(f"  {name:<18}{summary(path)}" for name, path in menu(folder / "scales").items()),
+        *(entry(name, summary(path)) for name, path in menu(folder / "scales").items()),
         "student.preset=",
-        *(f"  {name:<18}{summary(path)}" for name, path in menu(folder / "students").items()),
+        *(entry(name, summary(path)) for name, path in menu(folder / "students").items()),
         f"stages=[{','.join(STAGES)}]   name=<run folder>   runs=<where run folders lie>   seed=0",
-        *keys,
+        *(entry(f"{name}.", " ".join(get_type_hints(kind))) for name, kind in sections.items()),
         "--show prints the whole recipe and stops, --plan what the run will take: memory, disk, hours",
     ]
     return "\n".join(lines)
+
+
+def entry(name: str, words: str) -> str:
+    """A name and what is said of it, in two columns."""
+    column = max(22, len(name) + 4)
+    return fill(f"  {name:<{column - 2}}{words}", 118, subsequent_indent=" " * 22, break_on_hyphens=False)
 
 
 def summary(path: Path) -> str:
