@@ -1,7 +1,9 @@
 """Metrics against values worked out by hand, without a network."""
 
+import importlib
 import random
 import socket
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +125,17 @@ def test_modules_are_copied_to_a_folder_of_this_process_alone():
 def test_errors_say_what_is_wrong(name, predictions, references, message):
     with pytest.raises(ValueError, match=message):
         compute(name, predictions, references)
+
+
+def test_other_metrics_of_the_same_process_do_not_hide_ours(tmp_path, monkeypatch):
+    """As after `evaluate.load("wer")` in a notebook, or in a process started by one that had metrics of its own."""
+    (tmp_path / "evaluate_modules" / "metrics").mkdir(parents=True)
+    for folder in ("evaluate_modules", "evaluate_modules/metrics"):
+        (tmp_path / folder / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    theirs = importlib.import_module("evaluate_modules.metrics")
+    metrics._load.cache_clear()
+    path = list(sys.path)
+    assert metrics.compute("wer", ["a b"], ["a c"]) == 50.0
+    assert sys.modules["evaluate_modules.metrics"] is theirs and sys.path == path
+    del sys.modules["evaluate_modules.metrics"], sys.modules["evaluate_modules"]

@@ -4,10 +4,13 @@ import atexit
 import functools
 import importlib
 import shutil
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+MODULES = "evaluate_modules"  # the package that `evaluate` imports metrics from
 METRICS = {  # each a folder beside this file, and what its value is multiplied by
     "wer": 100.0,
     "cer": 100.0,
@@ -43,12 +46,23 @@ def _load(name: str):
 
     folder = _own_folder()
     config.HF_MODULES_CACHE = folder
-    load = functools.partial(evaluate.load, str(Path(__file__).with_name(name)), cache_dir=folder, keep_in_memory=True)
+    with _alone(folder):
+        return evaluate.load(str(Path(__file__).with_name(name)), cache_dir=folder, keep_in_memory=True)
+
+
+@contextmanager
+def _alone(folder: str) -> Iterator[None]:
+    """Only this folder's `evaluate_modules` are found meanwhile: the caller, or its parent process, may have others."""
+    others = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == MODULES}
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
     try:
-        return load()
-    except ModuleNotFoundError:  # Python listed the folder in the same instant as the copy appeared in it
-        importlib.invalidate_caches()
-        return load()
+        yield
+    finally:
+        sys.path.remove(folder)
+        for name in [name for name in sys.modules if name.partition(".")[0] == MODULES]:
+            del sys.modules[name]
+        sys.modules.update(others)
 
 
 @functools.cache
