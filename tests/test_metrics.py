@@ -132,6 +132,8 @@ def test_other_metrics_of_the_same_process_do_not_hide_ours(tmp_path, monkeypatc
     (tmp_path / "evaluate_modules" / "metrics").mkdir(parents=True)
     for folder in ("evaluate_modules", "evaluate_modules/metrics"):
         (tmp_path / folder / "__init__.py").touch()
+    for name in [name for name in sys.modules if name.startswith("evaluate_modules")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(str(tmp_path))
     theirs = importlib.import_module("evaluate_modules.metrics")
     metrics._load.cache_clear()
