@@ -180,7 +180,7 @@ def outlook(recipe: Recipe, parts: Callable[[torch.dtype], Parts], machine: Path
     lines += [f"{heading:<44}" + "".join(f"{name:>12}" for name in rows)]
     for part in rows["float32"]:
         lines += [f"  {part:<42}" + "".join(f"{row[part] / 1e9:>12.2f}" for row in rows.values())]
-    lines += ["  beside these: the framework, 0.5 GB and more, and the corpus", ""]
+    lines += ["  beside these: the framework, about 1 GB, and the corpus", ""]
     lines += [f"targets of an hour of audio in float16: {3600 * targets(upstreams, load, 2) / 1e9:.2f} GB"]
     return "\n".join([*lines, *time_lines(recipe.distill.steps * recipe.distill.batch_seconds)])
 
