@@ -1,7 +1,5 @@
 """The evaluation stage: probes of the same budget on every encoder, their scores, costs and one table."""
 
-import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -17,6 +15,7 @@ from distill.comparison import STUDENT, compare, write_predictions
 from distill.cost import cost
 from distill.data.clips import Clips
 from distill.features import Encoder
+from distill.files import read_json, write_json
 from distill.frames import FrameCache, standardiser
 from distill.interface import INTERFACES
 from distill.probe import Budget, Probe, Split, predict, score, train
@@ -112,9 +111,8 @@ def evaluate_rows(
             shutil.rmtree(left)
         for name, encoder in rows.items():
             if _read(folder / f"{name}.json", settings) is None:
-                _write(
-                    folder / f"{name}.json", settings, cost(encoder, splits["test"], settings.forward_seconds, device)
-                )
+                found = cost(encoder, splits["test"], settings.forward_seconds, device)
+                _write(folder / f"{name}.json", settings, found)
     barrier()  # times are taken while nothing else runs
     for name, encoder in rows.items():
         evaluate_row(name, encoder, splits, settings, folder, device, rank=rank, world=world, say=say)
@@ -269,12 +267,7 @@ def table(result: dict) -> str:
         lines.append([name, *scores, share, *costs, f"{row['real_time_factor']:.4f}"])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     padded = [
-        "  ".join(
-            [
-                line[0].ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
-            ]
-        )
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])  # one width for each cell
         for line in lines
     ]
     note = "Test split, in percent: mean over seeds (half their range); - lower is better, + higher is better."
@@ -289,15 +282,12 @@ def _read(path: Path, settings: Evaluate, task: str = "") -> dict | None:
     """What a file holds; None when there is no such file or it was made with other settings."""
     if not path.exists():
         return None
-    stored = json.loads(path.read_text())
+    stored = read_json(path)
     return stored["result"] if stored["settings"] == _matter(settings, task) else None
 
 
 def _write(path: Path, settings: Evaluate, result: dict, task: str = "") -> None:
-    """The file appears whole or not at all."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps({"settings": _matter(settings, task), "result": result}, indent=1))
-    os.replace(unfinished, path)
+    write_json(path, {"settings": _matter(settings, task), "result": result})
 
 
 def _matter(settings: Evaluate, task: str) -> dict:

@@ -20,6 +20,7 @@ from transformers import (
 
 from distill.family import Options
 from distill.features import Encoder
+from distill.harder import Masking
 from distill.logmel import LogMel
 from distill.waveform import StockModel, Waveform
 from students import build_student
@@ -82,7 +83,14 @@ def tiny_whisper_model() -> WhisperModel:
     return WhisperModel(config).eval()
 
 
-def tiny_student(architecture: str = "hubert", *, layers: int = 2, width: int = 32, seed: int = 5) -> Waveform:
+def tiny_student(
+    architecture: str = "hubert",
+    *,
+    layers: int = 2,
+    width: int = 32,
+    seed: int = 5,
+    masking: Masking | None = None,
+) -> Waveform:
     """A student no wider than it must be."""
     return build_student(
         architecture=architecture,
@@ -97,6 +105,7 @@ def tiny_student(architecture: str = "hubert", *, layers: int = 2, width: int = 
         position_groups=4,
         dropout=0.0,
         seed=seed,
+        masking=masking,
     )
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from conftest import tiny_student
 
 from distill.features import Features, frame_mask
 from distill.harder import QUIET, Masking, Noise, coloured
-from students import build_student
 from students.export import export, open_student
 
 LENGTHS = torch.tensor([16_000, 9_000, 12_000])
@@ -84,26 +84,8 @@ def hear(student, audio: torch.Tensor, lengths: torch.Tensor, seed: int) -> Feat
     return student(audio, lengths)
 
 
-def masked_student():
-    return build_student(
-        architecture="hubert",
-        layers=2,
-        width=32,
-        heads=4,
-        feedforward=64,
-        conv_channels=16,
-        conv_kernel=[20, 6, 3, 2, 2],
-        conv_stride=[10, 4, 2, 2, 2],
-        positions=16,
-        position_groups=4,
-        dropout=0.0,
-        seed=5,
-        masking=Masking(0.5, 5),
-    )
-
-
 def test_a_student_is_masked_while_it_learns_and_only_then(tmp_path):
-    student, audio = masked_student(), batch()
+    student, audio = tiny_student(masking=Masking(0.5, 5)), batch()
     one, same, other = (hear(student, audio, LENGTHS, seed).hidden for seed in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other), "drawn anew, by the seed"
     one.square().sum().backward()
@@ -118,7 +100,7 @@ def test_a_student_is_masked_while_it_learns_and_only_then(tmp_path):
 
 def test_masked_frames_hear_nothing_of_themselves():
     """The front end's output of a masked frame is replaced before the first block."""
-    student, audio = masked_student(), batch()
+    student, audio = tiny_student(masking=Masking(0.5, 5)), batch()
     seen = []
     layer = student.model.encoder.layers[0]
     student.model.encoder.pos_conv_embed.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
