@@ -1,8 +1,11 @@
 """Metrics against values worked out by hand, without a network."""
 
 import importlib
+import os
 import random
+import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,9 +14,12 @@ import pytest
 import sacrebleu
 import scipy.optimize
 import sklearn.metrics
+from evaluate import config
 
 from distill import metrics
 from distill.metrics import compute
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -107,9 +113,19 @@ def test_translations_score_as_sacrebleu_says():
     assert compute("bleu", ["a b c d e"], ["a b c d f"]) == pytest.approx(100 * (1 / 5) ** 0.25)
 
 
-def test_modules_are_copied_to_a_folder_of_this_process_alone():
+def test_metrics_leave_nothing_on_the_disk_even_where_the_process_is_killed(tmp_path):
+    code = "import os; from distill.metrics import compute; compute('wer', ['a'], ['b']); os.kill(os.getpid(), 9)"
+    environment = os.environ | {"TMPDIR": str(tmp_path), "HF_HOME": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not [path for path in tmp_path.rglob("*") if "metrics" in path.name or "modules" in path.name]
+
+
+def test_where_evaluate_keeps_other_modules_is_not_touched():
+    before = config.HF_MODULES_CACHE
+    metrics._load.cache_clear()
     compute("wer", ["a"], ["a"])
-    assert list(Path(metrics._own_folder()).rglob("wer.py"))
+    assert config.HF_MODULES_CACHE == before
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,12 @@
 """The metrics of the downstream tasks, as local modules for `evaluate`: nothing is fetched from the Hub."""
 
-import atexit
 import functools
 import importlib
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 MODULES = "evaluate_modules"  # the package that `evaluate` imports metrics from
 METRICS = {  # each a folder beside this file, and what its value is multiplied by
@@ -40,34 +38,34 @@ def compute(name: str, predictions: Sequence, references: Sequence) -> float:
 
 @functools.cache
 def _load(name: str):
-    """The module of a metric. `evaluate` is imported here because that takes seconds."""
-    import evaluate
-    from evaluate import config
+    """The module of a metric. `evaluate` is imported here because that takes seconds.
 
-    folder = _own_folder()
-    config.HF_MODULES_CACHE = folder
-    with _alone(folder):
+    `evaluate` imports a copy of the file. Once imported, a metric that keeps its data in memory needs no file, so the
+    copy is gone before the metric is used: nothing is left behind however the process ends.
+    """
+    import evaluate
+
+    with TemporaryDirectory(prefix="distill-metrics-") as folder, _alone(folder):
         return evaluate.load(str(Path(__file__).with_name(name)), cache_dir=folder, keep_in_memory=True)
 
 
 @contextmanager
 def _alone(folder: str) -> Iterator[None]:
-    """Only this folder's `evaluate_modules` are found meanwhile: the caller, or its parent process, may have others."""
+    """Meanwhile `evaluate` copies modules to this folder, of this process alone, and imports them from no other.
+
+    The caller, or its parent process, may have others.
+    """
+    from evaluate import config
+
     others = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == MODULES}
+    usual, config.HF_MODULES_CACHE = config.HF_MODULES_CACHE, folder
     sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:
         yield
     finally:
+        config.HF_MODULES_CACHE = usual
         sys.path.remove(folder)
         for name in [name for name in sys.modules if name.partition(".")[0] == MODULES]:
             del sys.modules[name]
         sys.modules.update(others)
-
-
-@functools.cache
-def _own_folder() -> str:
-    """Where `evaluate` copies modules to: of this process alone, so that processes never meet there."""
-    folder = tempfile.mkdtemp(prefix="distill-metrics-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
