@@ -1,14 +1,19 @@
-"""Tiny random encoders, one of every kind, and the noise they listen to."""
+"""Tiny random encoders, one of every kind, the noise they listen to, and what else several files of tests need."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+import spoken
 import torch
+import toy
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 from miniature import Miniature, write_upstreams
 from small_checkpoints import KINDS, save
-from torch import Tensor
+from torch import Tensor, nn
+from toy import PLAN, Toy
 from transformers import (
     HubertConfig,
     HubertModel,
@@ -18,10 +23,12 @@ from transformers import (
     WhisperModel,
 )
 
+from distill.data.clips import Clips
 from distill.family import Options
 from distill.features import Encoder
 from distill.harder import Masking
 from distill.logmel import LogMel
+from distill.loop import Plan, optimizer, train
 from distill.waveform import StockModel, Waveform
 from students import build_student
 from teachers import build_upstream
@@ -196,3 +203,52 @@ def launched(miniature, tmp_path_factory) -> tuple[Path, str]:
     runs = tmp_path_factory.mktemp("launched")
     said = miniature.launch([], miniature.words(runs))
     return runs / "run", said
+
+
+@pytest.fixture(scope="session")
+def splits() -> dict[str, Clips]:
+    """Clips whose labels can be heard, in three splits."""
+    return {"train": spoken.speak(60, 0), "validation": spoken.speak(30, 1), "test": spoken.speak(36, 2)}
+
+
+@pytest.fixture
+def own_cache(monkeypatch, tmp_path) -> Path:
+    """Where the manifests of this test's corpora are kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "fusedistill" / "manifests"
+
+
+@pytest.fixture(scope="session")
+def noises() -> Clips:
+    """Two dozen clips with labels for every task."""
+    return toy.speak(24)
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Callable[[int], Accelerator]]:
+    """Makes a plain one with so many passes a step; DeepSpeed's is tested by the command itself."""
+
+    def make(passes: int = PLAN.passes) -> Accelerator:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        return Accelerator(cpu=True, gradient_accumulation_steps=passes)
+
+    yield make
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture
+def learn(accelerator, noises) -> Callable[..., tuple[dict[str, Tensor], Toy]]:
+    """Trains the toy from its first weights: (folder, plan=, spoil=); what it learned, and the toy."""
+
+    def go(folder: Path, plan: Plan = PLAN, spoil=lambda call: False) -> tuple[dict[str, Tensor], Toy]:
+        folder.mkdir(exist_ok=True)
+        machine, toy = accelerator(plan.passes), Toy(noises, spoil)
+        torch.manual_seed(1)
+        module = nn.Sequential(nn.Linear(1, 1), nn.Dropout(0.2))
+        model, trainer = machine.prepare(module, optimizer(module, 0.1))
+        train(machine, model, trainer, toy, plan, folder)
+        return {name: value.clone() for name, value in module.state_dict().items()}, toy
+
+    return go

@@ -1,11 +1,18 @@
-"""Sound files for tests of corpora: noise of a given length, rate and number of channels."""
+"""Sound files and folders of them, for tests of clips and corpora."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import datasets
 import numpy as np
 import soundfile
+
+from distill.data.clips import Clips
+from distill.data.corpora import load_splits
+from distill.features import SAMPLE_RATE
+from distill.recipe import Data, Folder
 
 
 def noise(samples: int, channels: int = 1, seed: int = 0) -> np.ndarray:
@@ -40,3 +47,31 @@ def talkers(folder: Path, speakers: int, clips: int = 2, **columns: str) -> Path
             {"file_name": name, "speaker": f"{number % speakers:03d}", "transcript": f"clip {number}"} | columns
         )
     return metadata(folder, rows)
+
+
+def wav(audio: np.ndarray, rate: int = SAMPLE_RATE, kind: str = "WAV", subtype: str | None = None) -> bytes:
+    """A sound file."""
+    file = io.BytesIO()
+    soundfile.write(file, audio, rate, format=kind, subtype=subtype)
+    return file.getvalue()
+
+
+def clips_of(files: list[bytes], samples: list[int]) -> Clips:
+    """A corpus of these files, announced with so many samples."""
+    rows = {"id": [f"clip-{i}" for i in range(len(files))], "samples": samples}
+    rows |= {"audio": [{"bytes": file, "path": None} for file in files]}
+    return Clips(datasets.Dataset.from_dict(rows).cast_column("audio", datasets.Audio(decode=False)))
+
+
+def hum(seconds: float) -> np.ndarray:
+    return 0.1 * np.sin(np.arange(int(seconds * SAMPLE_RATE)) / 20)
+
+
+def settings(folder: Path, **changed) -> Data:
+    return Data(corpus="folder", folder=Folder(str(folder)), **changed)
+
+
+def load(folder: Path, **changed) -> tuple[dict, str]:
+    """The splits, and all that was said."""
+    said = []
+    return load_splits(settings(folder, **changed), said.append), "\n".join(said)

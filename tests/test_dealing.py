@@ -1,0 +1,78 @@
+"""Losses and gradients of a step do not depend on how its clips are dealt to passes and processes."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distill.data.batches import Batch, deal
+from distill.data.clips import pad
+from distill.distillation import Distillation, build, sources, supervise
+from distill.fit import Fit, Fitting, Labels
+from distill.frozen import Frozen
+from distill.recipe import Distill
+from distill.targets import memory, online
+from distill.tasks import TASKS
+from distill.teacher import FusedTeacher
+
+
+@pytest.fixture
+def teacher(build_model, build_whisper) -> FusedTeacher:
+    """A random WavLM and a random Whisper, fused."""
+    from distill.waveform import Waveform
+    from teachers.whisper import WhisperEncoder
+
+    upstreams = {
+        "wavlm": Frozen(Waveform(build_model("wavlm", norm="layer"), normalize=True)),
+        "whisper": Frozen(WhisperEncoder(build_whisper())),
+    }
+    return FusedTeacher(upstreams, "sum", 0, "hconv", 0)
+
+
+def dealt(objective, model: nn.Module, rows: np.ndarray, parts: int) -> tuple[float, Tensor, Tensor]:
+    """Loss, gradient and tally of one step, in so many hands."""
+    model.zero_grad()
+    total, tallies = 0.0, []
+    for hand in deal(rows, objective.clips.samples, parts):
+        audio_BN, lengths_B = pad([objective.clips.audio(row) for row in hand])
+        ids = [objective.clips.ids[row] for row in hand]
+        batch = Batch(hand, ids, audio_BN, lengths_B, objective.counts(rows))
+        loss, tally = objective.outcome(model, batch, 0.5)
+        loss.backward()
+        total += float(loss.detach())
+        tallies.append(tally.double())
+    gradient = torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None])
+    return total, gradient.clone(), torch.stack(tallies).sum(0)
+
+
+def assert_dealing_changes_nothing(objective, model: nn.Module) -> None:
+    rows = np.arange(len(objective.clips))
+    loss, gradient, tally = dealt(objective, model, rows, 1)
+    for parts in (2, 5, len(rows)):
+        other_loss, other_gradient, other_tally = dealt(objective, model, rows, parts)
+        assert other_loss == pytest.approx(loss, rel=1e-5)
+        assert float((other_gradient - gradient).norm()) < 1e-4 * float(gradient.norm())
+        for name, value in objective.read(tally).items():
+            assert objective.read(other_tally)[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.parametrize("by", ["fused", "both"])
+def test_the_distillation_loss_does_not_depend_on_how_a_step_is_dealt(noises, teacher, build_tiny_student, by):
+    clips = noises.select(range(7))
+    student = build_tiny_student()
+    settings = Distill(layers=2, interface_weight=0.5, supervise=by)
+    groups = sources(student, teacher, settings)
+    model = build(student, teacher, settings, groups, 0)
+    supervision = supervise(teacher, groups, settings, torch.float32)
+    names = [name for group in groups for name in group.names()]
+    for targets in (online(supervision), memory(supervision, clips, 5.0, torch.device("cpu"))):
+        objective = Distillation(clips, student, targets, names, supervision.told)
+        assert_dealing_changes_nothing(objective, model.eval())
+
+
+def test_the_fit_loss_does_not_depend_on_how_a_step_is_dealt(noises, teacher):
+    """A hand may hold no clip of a task: English alone is transcribed."""
+    clips = noises.select(range(7))
+    labels = [Labels.of(task, clips) for task in TASKS.values()]
+    model = Fitting(teacher.fusion, teacher.interface, [one.task for one in labels])
+    assert_dealing_changes_nothing(Fit(clips, teacher.encoders(), labels), model.eval())

@@ -1,0 +1,34 @@
+"""Figures: nothing overlaps, nothing is hidden, nothing needs a display."""
+
+from pathlib import Path
+
+import numpy as np
+from reports import ROWS
+
+from distill import figures, plots
+
+
+def test_names_are_moved_apart_as_little_as_can_be():
+    assert plots.spread([0.0, 10.0], 1.0) == [0.0, 10.0]
+    assert plots.spread([5.0, 5.0], 2.0) == [4.0, 6.0]
+    moved = plots.spread(sorted(np.random.default_rng(0).uniform(0, 10, 12)), 0.7)
+    assert np.diff(moved).min() >= 0.7 - 1e-9
+    assert plots.spread([], 1.0) == []
+
+
+def test_of_many_groups_the_extremes_are_shown():
+    many = {f"{number:03}": {"student": float((7 * number) % 100)} for number in range(100)}
+    shown = [group["student"] for group in figures._few(many).values()]
+    assert shown == [*map(float, range(12)), *map(float, range(88, 100))]
+    assert figures._few(dict(list(many.items())[:24])) == dict(list(many.items())[:24])
+
+
+def test_figures_need_no_display():
+    for path in Path(plots.__file__).parent.rglob("*.py"):
+        assert "pyplot" not in path.read_text(), path
+
+
+def test_rows_are_told_apart_by_colour_blind_readers():
+    shades = plots.colours(ROWS)
+    shown = {shades[name] for name in ("student", "teacher", "wavlm", "whisper")}
+    assert len(shown) == 4 and shades["log-mel"] == shades["untrained"]
