@@ -1,4 +1,4 @@
-"""How the small Whisper learns: to name the language and to transcribe, from speech as recorded."""
+"""How the small Whisper learns: to name the language and to transcribe; then, from recordings, to recognise."""
 
 from collections import Counter
 
@@ -12,11 +12,17 @@ from distill.data.clips import Clips, pad
 from distill.data.sentences import LANGUAGES
 from distill.features import SAMPLE_RATE
 from distill.logmel import log_mel
-from teachers.pretrain import Material, Pretrain, material, save, train
+from distill.tasks.asr import Asr
+from teachers.checkpoint import open_checkpoint
+from teachers.pretrain.material import Material, material
+from teachers.pretrain.settings import Pretrain
+from teachers.pretrain.training import save, train
+from teachers.whisper import WhisperEncoder
 
 WINDOW = 4  # seconds the encoder takes
 FRAMES = 50 * WINDOW
 PAD, START, END = 0, 1, 2  # then the languages, then the characters
+FLAT = 0.08  # share of the training with characters spread evenly over the clip, where recordings are heard
 PHONES = 120  # classes of the frame-wise start, by frequency
 
 
@@ -80,10 +86,20 @@ def encoder_input(data: Material, chosen: np.ndarray) -> Tensor:
 
 
 def pretrain_whisper(settings: Pretrain) -> None:
+    """By transcription of the embedded corpus, whose phones are known, or by recognition of recordings."""
+    if settings.data.corpus == "embedded":
+        transcribe(settings)
+    else:
+        recognise(settings)
+
+
+def transcribe(settings: Pretrain) -> None:
     """Transcription through the decoder, with frame-wise phones as a start that fades out.
 
     From nothing, the decoder alone does not take hold within minutes; phones of each frame do at once.
     """
+    if settings.start:
+        raise ValueError("whisper goes on from a checkpoint with recordings only; leave start= out, or name a corpus")
     data = material(settings)
     symbols = vocabulary(data.clips.column("transcript"))
     texts, phones = tokens(data.clips, symbols), phone_frames(data.clips)
@@ -109,3 +125,29 @@ def pretrain_whisper(settings: Pretrain) -> None:
     model.train()
     train(settings, nn.ModuleList([model, head]), data.clips.samples, loss)
     save(settings, model, WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW))
+
+
+def recognise(settings: Pretrain) -> None:
+    """Characters of every transcript by CTC on the encoder of a checkpoint, which hears long clips in several windows.
+
+    The decoder stays as it was, and no longer fits: it takes one window, and much of a recorded corpus is in clips
+    longer than that of a small Whisper.
+    """
+    if not settings.start:
+        raise ValueError("whisper needs a checkpoint to go on from: start=teachers/mini/whisper")
+    data = material(settings)
+    kinds = (WhisperForConditionalGeneration, WhisperFeatureExtractor)
+    model, extractor = open_checkpoint(settings.start, *kinds, torch.float32)
+    encoder, task = WhisperEncoder(model.model), Asr(flat=FLAT).prepare(data.clips)
+    head, texts = nn.Linear(encoder.width, len(task.vocabulary) + 1), task.targets(data.clips)
+    rng = np.random.default_rng(settings.seed)
+
+    def loss(chosen: np.ndarray, done: float) -> tuple[Tensor, dict]:
+        features = encoder(*pad(data.heard(chosen, settings.noisy, rng)))
+        wanted = [texts[i] for i in chosen]
+        total, characters = task.loss(head(features.hidden[:, -1]), features.lengths, wanted, done)
+        return total / characters, {"text-loss": total / characters}
+
+    encoder.train()
+    train(settings, nn.ModuleList([encoder, head]), data.clips.samples, loss)
+    save(settings, model, extractor)
