@@ -9,9 +9,12 @@ from miniature import Miniature
 from sounds import talkers
 
 from distill.data.corpora import load_splits
+from distill.data.espeak import Espeak
+from distill.data.synthesis import speak
 from distill.features import SAMPLE_RATE
 from teachers import build_upstream
 from teachers.pretrain.__main__ import main, read
+from teachers.pretrain.alignment import VOICES, Reading, align, mel_of, say, warp
 from teachers.pretrain.material import Material, material
 from teachers.pretrain.settings import Pretrain
 from teachers.pretrain.training import batches
@@ -23,7 +26,7 @@ SHORT = ("steps=2", "batch_seconds=4", "learning_rate=1e-3")
 @pytest.fixture
 def words(tmp_path) -> list[str]:
     """A folder of twelve speakers, whose corpus has no splits, and where to put the checkpoint."""
-    folder = talkers(tmp_path / "corpus", 12, clips=3)
+    folder = talkers(tmp_path / "corpus", 12, clips=3, language="en")
     return ["data.corpus=folder", f"data.folder.path={folder}", f"out={tmp_path / 'made'}"]
 
 
@@ -77,6 +80,35 @@ def test_hidden_frames_are_a_share_in_spans_and_within_their_clip():
     assert 0.25 < hidden_BT[::2].float().mean() < 0.4, "spans overlap"
     starts = hidden_BT[:, 1:] & ~hidden_BT[:, :-1]
     assert 20 * 400 * 0.4 / 6 * 0.5 < starts[::2].sum() < 20 * 400 * 0.4 / 6
+
+
+def test_the_warp_is_the_cheapest_way():
+    """Against the textbook's double loop."""
+    rng = np.random.default_rng(0)
+    for rows, columns in ((1, 1), (1, 5), (6, 1), (7, 9), (12, 5)):
+        cost_TU = rng.random((rows, columns))
+        total = np.full((rows + 1, columns + 1), np.inf)
+        total[0, 0] = 0.0
+        for t in range(rows):
+            for u in range(columns):
+                total[t + 1, u + 1] = cost_TU[t, u] + min(total[t, u], total[t, u + 1], total[t + 1, u])
+        way_T, cost = warp(cost_TU)
+        assert cost == pytest.approx(total[-1, -1] / (rows + columns))
+        assert way_T[0] == 0 and bool((np.diff(way_T) >= 0).all()) and way_T[-1] < columns
+
+
+def test_phones_of_a_transcript_are_found_where_they_are_spoken():
+    """Another voice, faster, with silence around it; its own phones are known."""
+    espeak, text = Espeak(), "the little cat is sleeping under the table"
+    row = {"transcript": text, "language": "en", "variant": "m7", "tract": 0.92, "rate": 185, "pitch": 40, "range": 45}
+    audio, speech = speak(espeak, row)
+    truth = Reading(mel_of(audio), [phone.strip("',") for phone in speech.phones], np.asarray(speech.starts))
+    quiet = 0.001 * np.random.default_rng(0).standard_normal((2, SAMPLE_RATE // 2)).astype(np.float32)
+    found = align(np.concatenate([quiet[0], audio, quiet[1]]), [say(espeak, text, "en", *voice) for voice in VOICES])
+    assert not any(found[:15]) and not any(found[-15:])
+    inside = found[25 : 25 + len(truth.features_UD)]
+    right = [one == other for one, other in zip(inside, truth.at(np.arange(len(inside))), strict=True)]
+    assert np.mean(right) > 0.6, "a frame is 20 ms, a phone four of them"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from miniature import Miniature, Moment
 
-from benchmarks.study import ROOT, Study, finished, lend_teacher, read_study, run_all, trials
+from benchmarks.study import ROOT, Study, finished, lend_teacher, read_study, run_all, some, trials
 from benchmarks.verdict import draw_seeds, table, verdict, write_verdict
 from distill.limits import RecipeError
 
@@ -56,6 +56,25 @@ def test_what_failed_keeps_nothing_else_from_running(tmp_path):
     assert len(asked) == 6
 
 
+def test_a_checkpoint_for_all_cells_is_for_those_that_have_the_upstream(tmp_path):
+    given = ["teacher.checkpoints.whisper=a/b", "teacher.checkpoints.wavlm=c/d", "fit.steps=3"]
+    made = {trial.cell: trial.run.recipe for trial in trials(STUDY, given, tmp_path)}
+    assert made["fused"].teacher.checkpoints == {"wavlm": "c/d", "whisper": "a/b"}
+    assert made["one"].teacher.checkpoints == {"wavlm": "c/d"}
+    assert all(recipe.fit.steps == 3 for recipe in made.values())
+
+
+def test_some_cells_and_seeds_are_chosen_and_the_teachers_of_other_runs_are_lent(tmp_path):
+    assert some("seeds", "2", ["0", "1", "2"]) == ["2"] and some("cells", "", CELLS) == list(CELLS)
+    with pytest.raises(RecipeError, match="seeds: there is no '7'"):
+        some("seeds", "0,7", ["0", "1"])
+    made = list(trials(STUDY, [], tmp_path))
+    made[0].run.teacher.mkdir(parents=True)
+    later = [trial for trial in made if trial.seed == 1]
+    assert run_all(later, lambda words: 0, made) == []
+    assert [trial.cell for trial in later if trial.run.finished("fit")] == ["fused", "mse"]
+
+
 def test_a_study_that_cannot_be_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="study: against: there is no 'fusd'; did you mean 'fused'"):
         replace(STUDY, against="fusd")
@@ -63,8 +82,9 @@ def test_a_study_that_cannot_be_is_refused(tmp_path):
         read_study(tmp_path / "none.yaml")
 
 
-def test_the_study_of_the_repository_is_of_recipes_that_load(tmp_path):
-    study = read_study(ROOT / "recipes/studies/fused.yaml")
+@pytest.mark.parametrize("name", ["fused", "human"])
+def test_the_studies_of_the_repository_are_of_recipes_that_load(name, tmp_path):
+    study = read_study(ROOT / f"recipes/studies/{name}.yaml")
     made = list(trials(study, [], tmp_path))
     assert len(made) == len(study.cells) * len(study.seeds) and len(study.seeds) >= 3
     assert all(len(trial.run.recipe.evaluate.seeds) >= 2 for trial in made)
