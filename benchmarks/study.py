@@ -34,6 +34,7 @@ class Study:
     seeds: list[int]  # of distillation; those of the heads are evaluate.seeds
     words: list[str]  # of every cell
     cells: dict[str, list[str]] = field(default_factory=dict)
+    metrics: dict[str, str] = field(default_factory=dict)  # task -> what it is judged by, where not by its own metric
 
     def __post_init__(self):
         listed("study: against", self.against, self.cells)
@@ -159,7 +160,7 @@ def main(argv: list[str]) -> None:
     failed = run_all([trial for trial in everything if str(trial.seed) in seeds], others=everything)
     done = finished(everything)
     if study.against in done:
-        print(write_verdict(done, study.against, runs))
+        print(write_verdict(done, study.against, study.metrics, runs))
     if failed:
         sys.exit(f"study: {', '.join(failed)} failed; the same command goes on from there")
 

@@ -125,7 +125,7 @@ def done(tmp_path) -> dict[str, list[Path]]:
 
 
 def test_the_verdict_finds_what_is_different_and_only_that(done):
-    found = verdict(done, "base")["cells"]
+    found = verdict(done, "base", {})["cells"]
     better, same = (found[cell]["tasks"]["er"] for cell in ("better", "same"))
     assert better["difference"]["p_value"] < 0.01 and same["difference"]["p_value"] > 0.05
     assert better["difference"]["value"] == pytest.approx(better["value"] - found["base"]["tasks"]["er"]["value"])
@@ -135,6 +135,32 @@ def test_the_verdict_finds_what_is_different_and_only_that(done):
         assert told["average"]["value"] == pytest.approx(told["tasks"]["er"]["value"]), "of one task"
         assert told["retention"]["mean"] == pytest.approx((told["average"]["value"] - 10) / 80)
         assert len(told["tasks"]["er"]["seeds"]) == 3
+
+
+def write_recognition(folder: Path, wrong: int) -> Path:
+    """An evaluated run whose student has no word right, and so many of the four letters of each wrong."""
+    (folder / "evaluation").mkdir(parents=True)
+    said = np.array([["x" * wrong + "word"[wrong:]] * 40] * 2)
+    np.savez_compressed(
+        folder / "evaluation/student.asr.npz",
+        ids=np.arange(40).astype(str),
+        references=np.array(["word"] * 40),
+        predictions=said,
+    )
+    cell = {"metric": "wer", "lower_is_better": True, "value": 100.0, "cer": 25.0 * wrong}
+    (folder / "evaluation.json").write_text(json.dumps({"rows": {"student": {"tasks": {"asr": cell}}}}))
+    return folder
+
+
+def test_a_task_can_be_judged_by_another_metric_than_its_own(tmp_path):
+    done = {cell: [write_recognition(tmp_path / cell, wrong)] for cell, wrong in (("one", 1), ("three", 3))}
+    words, letters = (verdict(done, "one", metrics)["cells"]["three"] for metrics in ({}, {"asr": "cer"}))
+    assert words["tasks"]["asr"]["difference"]["value"] == 0
+    assert letters["tasks"]["asr"]["value"] == 75 and letters["average"]["value"] == 25
+    assert letters["tasks"]["asr"]["difference"]["value"] == 50 and letters["tasks"]["asr"]["interval"] == [75, 75]
+    assert "ASR CER" in write_verdict(done, "one", {"asr": "cer"}, tmp_path), "though no row is there to retain of"
+    with pytest.raises(RecipeError, match="asr has no per beside its wer"):
+        verdict(done, "one", {"asr": "per"})
 
 
 def test_seeds_that_disagree_widen_the_interval():
@@ -147,7 +173,7 @@ def test_seeds_that_disagree_widen_the_interval():
 
 
 def test_the_table_ranks_and_the_files_are_written(done, tmp_path):
-    said = write_verdict(done, "base", tmp_path)
+    said = write_verdict(done, "base", {}, tmp_path)
     lines = said.splitlines()
     assert lines[2].startswith("| better (3) |") and "*" in lines[2]
     assert said == table(json.loads((tmp_path / "study.json").read_text()))
@@ -157,7 +183,7 @@ def test_the_table_ranks_and_the_files_are_written(done, tmp_path):
 def test_cells_scored_on_different_clips_are_not_compared(done, tmp_path):
     done["strange"] = [write_run(tmp_path / "strange-seed0", 0.7, other="x")]
     with pytest.raises(RecipeError, match="er: strange was scored on other clips than base"):
-        verdict(done, "base")
+        verdict(done, "base", {})
 
 
 @pytest.mark.slow
@@ -196,8 +222,8 @@ def test_a_study_really_runs_and_goes_on_where_it_was(miniature: Miniature, tmp_
     lines = [json.loads(line) for line in (made[1].run.folder / "metrics.jsonl").read_text().splitlines()]
     assert {line["stage"] for line in lines} == {"distill"}, "the teacher was lent"
     assert {"explained_variance_1", "explained_variance_wavlm_2", "cosine_whisper_1"} <= lines[-1].keys()
-    assert set(verdict(finished(made), "fused")["cells"]) == {"fused", "both"}
-    assert "both (2)" in write_verdict(finished(made), "fused", tmp_path)
+    assert set(verdict(finished(made), "fused", {})["cells"]) == {"fused", "both"}
+    assert "both (2)" in write_verdict(finished(made), "fused", {}, tmp_path)
 
 
 HARDER = [
