@@ -7,7 +7,7 @@ folder of its own, and a finished stage is not run again. Cells whose teachers a
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -23,7 +23,7 @@ from distill.run import Run
 from teachers import FAMILIES
 
 ROOT = Path(__file__).parent.parent
-USAGE = "usage: python -m benchmarks.study [study=<file>] [runs=<folder>] [cells=a,b] [key=value ...]"
+USAGE = "usage: python -m benchmarks.study [study=<file>] [runs=<folder>] [cells=a,b] [seeds=0,1] [key=value ...]"
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Study:
     seeds: list[int]  # of distillation; those of the heads are evaluate.seeds
     words: list[str]  # of every cell
     cells: dict[str, list[str]] = field(default_factory=dict)
+    metrics: dict[str, str] = field(default_factory=dict)  # task -> what it is judged by, where not by its own metric
 
     def __post_init__(self):
         listed("study: against", self.against, self.cells)
@@ -46,6 +47,7 @@ class Trial:
     """One run of a study."""
 
     cell: str
+    seed: int
     words: list[str]
     run: Run
 
@@ -69,13 +71,23 @@ def read_study(path: Path) -> Study:
 
 def trials(study: Study, given: Sequence[str], runs: Path) -> Iterator[Trial]:
     """All runs, first seeds first, so that a study cut short has every cell; given: words for all of them."""
+    cells: dict[str, list[str]] = {}
+    for cell, own in study.cells.items():
+        upstreams = load([*study.words, *own], FAMILIES).teacher.upstreams
+        cells[cell] = [*study.words, *own, *meant(given, upstreams)]
     for seed in study.seeds:
-        for cell, own in study.cells.items():
+        for cell, words in cells.items():
             rows = [] if cell == study.against and seed == study.seeds[0] else ["evaluate.rows=[student]"]
-            place = [f"distill.seed={seed}", f"runs={runs}", f"name={cell}-seed{seed}"]
-            words = [*study.words, *own, *given, *rows, *place]
-            recipe = load(words, FAMILIES)
-            yield Trial(cell, words, Run(recipe, Path(recipe.runs) / recipe.name))
+            whole = [*words, *rows, f"distill.seed={seed}", f"runs={runs}", f"name={cell}-seed{seed}"]
+            recipe = load(whole, FAMILIES)
+            yield Trial(cell, seed, whole, Run(recipe, Path(recipe.runs) / recipe.name))
+
+
+def meant(words: Sequence[str], upstreams: Sequence[str]) -> list[str]:
+    """The words for all cells without the checkpoints of upstreams that this cell does not have."""
+    prefix = "teacher.checkpoints."
+    named = {word: word.removeprefix(prefix).partition("=")[0] for word in words if word.startswith(prefix)}
+    return [word for word in words if named.get(word, upstreams[0]) in upstreams]
 
 
 def lend_teacher(trial: Trial, others: Sequence[Trial]) -> None:
@@ -95,16 +107,21 @@ def launched(words: Sequence[str]) -> int:
     return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
-def run_all(all_: Sequence[Trial], launch: Callable[[Sequence[str]], int] = launched) -> list[str]:
-    """Run what is not finished; the names of the runs that failed, which do not keep others from being run."""
+def run_all(
+    wanted: Sequence[Trial], launch: Callable[[Sequence[str]], int] = launched, others: Sequence[Trial] = ()
+) -> list[str]:
+    """Run what is not finished; the names of the runs that failed, which do not keep others from being run.
+
+    others: runs whose teachers may be lent too.
+    """
     failed = []
-    for number, trial in enumerate(all_, 1):
+    for number, trial in enumerate(wanted, 1):
         name = trial.run.folder.name
         if trial.finished():
-            print(f"study {number}/{len(all_)}: {name} is finished", flush=True)
+            print(f"study {number}/{len(wanted)}: {name} is finished", flush=True)
             continue
-        lend_teacher(trial, all_)
-        print(f"study {number}/{len(all_)}: {name}", flush=True)
+        lend_teacher(trial, [*wanted, *others])
+        print(f"study {number}/{len(wanted)}: {name}", flush=True)
         if launch(trial.words):
             failed.append(name)
     return failed
@@ -119,24 +136,31 @@ def finished(all_: Sequence[Trial]) -> dict[str, list[Path]]:
     return done
 
 
+def some(key: str, given: str, names: Iterable[str]) -> list[str]:
+    """Those of the names that are given, joined by commas; none given: all. Raises RecipeError."""
+    there = list(names)
+    chosen = given.split(",") if given else there
+    for name in chosen:
+        listed(key, name, there)
+    return chosen
+
+
 def main(argv: list[str]) -> None:
     """Run a study and write its verdict: study.json, study.md and study.png beside its runs."""
     if {"--help", "-h"} & set(argv):
         print(USAGE)
         return
-    own = {"study": str(ROOT / "recipes/studies/fused.yaml"), "runs": "runs/study", "cells": ""}
+    own = {"study": str(ROOT / "recipes/studies/fused.yaml"), "runs": "runs/study", "cells": "", "seeds": ""}
     own |= {key: value for key, _, value in (word.partition("=") for word in argv) if key in own}
     given = [word for word in argv if word.partition("=")[0] not in own]
     study, runs = read_study(Path(own["study"])), Path(own["runs"]).resolve()
-    chosen = own["cells"].split(",") if own["cells"] else list(study.cells)
-    for cell in chosen:
-        listed("cells", cell, study.cells)
-    study = replace(study, cells={name: study.cells[name] for name in study.cells if name in (*chosen, study.against)})
+    cells, seeds = some("cells", own["cells"], study.cells), some("seeds", own["seeds"], map(str, study.seeds))
+    study = replace(study, cells={name: study.cells[name] for name in study.cells if name in (*cells, study.against)})
     everything = list(trials(study, given, runs))
-    failed = run_all(everything)
+    failed = run_all([trial for trial in everything if str(trial.seed) in seeds], others=everything)
     done = finished(everything)
     if study.against in done:
-        print(write_verdict(done, study.against, runs))
+        print(write_verdict(done, study.against, study.metrics, runs))
     if failed:
         sys.exit(f"study: {', '.join(failed)} failed; the same command goes on from there")
 

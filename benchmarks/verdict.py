@@ -50,9 +50,22 @@ class Score:
         return found | {"difference": apart}
 
 
-def read_task(folders: Sequence[Path], task: str) -> tuple[Score, list[str]]:
+def read_rows(folder: Path, metrics: Mapping[str, str]) -> dict:
+    """The rows of an evaluated run; metrics: what a task is judged by, where that is not its own metric."""
+    rows = read_json(folder / "evaluation.json")["rows"]
+    for row in rows.values():
+        for task, metric in metrics.items():
+            cell = row["tasks"].get(task, {})
+            if cell and cell["metric"] != metric:
+                if metric not in cell:
+                    raise RecipeError(f"{folder}: {task} has no {metric} beside its {cell['metric']}")
+                cell |= {"metric": metric, "value": cell[metric]}
+    return rows
+
+
+def read_task(folders: Sequence[Path], task: str, metrics: Mapping[str, str]) -> tuple[Score, list[str]]:
     """The score of one cell's students from their runs' folders, and the clips that were scored."""
-    cells = [read_json(folder / "evaluation.json")["rows"][STUDENT]["tasks"][task] for folder in folders]
+    cells = [read_rows(folder, metrics)[STUDENT]["tasks"][task] for folder in folders]
     kept = [
         read_evidence(folder / "evaluation" / f"{STUDENT}.{task}.npz", cell["metric"])
         for folder, cell in zip(folders, cells, strict=True)
@@ -82,26 +95,28 @@ def average(scores: Mapping[str, Score]) -> Score:
     return Score(values_S, np.mean(drawn, axis=0) if len(drawn) == len(good) else None)
 
 
-def verdict(done: Mapping[str, Sequence[Path]], against: str) -> dict:
+def verdict(done: Mapping[str, Sequence[Path]], against: str, metrics: Mapping[str, str]) -> dict:
     """Cell -> its tasks and `average`, each compared with the cell `against`; done: the folders of its runs.
 
-    Raises RecipeError where cells were scored on different clips.
+    metrics: what a task is judged by, where that is not its own metric. Raises RecipeError where cells were scored on
+    different clips.
     """
-    rows = read_json(done[against][0] / "evaluation.json")["rows"]
+    rows = read_rows(done[against][0], metrics)
     tasks = rows[STUDENT]["tasks"]
     heard: dict[str, list[str]] = {}
     scores: dict[str, dict[str, Score]] = {}
     for cell, folders in done.items():
         scores[cell] = {}
         for task in tasks:
-            scores[cell][task], ids = read_task(folders, task)
+            scores[cell][task], ids = read_task(folders, task, metrics)
             if ids and heard.setdefault(task, ids) != ids:
                 raise RecipeError(f"{task}: {cell} was scored on other clips than {next(iter(done))}")
     told = {}
     for cell, found in scores.items():
         values = {task: score.told(scores[against][task]) for task, score in found.items()}
         whole = average(found).told(average(scores[against]))
-        kept = retention(rows | {cell: {"tasks": values}}, cell)
+        known = {"teacher", "untrained"} <= rows.keys()
+        kept = retention(rows | {cell: {"tasks": values}}, cell) if known else {"mean": None}
         runs = [folder.name for folder in done[cell]]
         told[cell] = {"runs": runs, "tasks": values, "average": whole, "retention": kept}
     heads = {task: heading(task, cell) for task, cell in tasks.items()}
@@ -130,9 +145,9 @@ def bounded(told: dict) -> str:
     return f"{told['value']:.1f}{mark}{bounds}"
 
 
-def write_verdict(done: Mapping[str, Sequence[Path]], against: str, folder: Path) -> str:
+def write_verdict(done: Mapping[str, Sequence[Path]], against: str, metrics: Mapping[str, str], folder: Path) -> str:
     """study.json, study.md and study.png in a folder; the table."""
-    found = verdict(done, against)
+    found = verdict(done, against, metrics)
     panels = {"average ↑": {cell: _point(told["average"]) for cell, told in found["cells"].items()}}
     for task, title in found["headings"].items():
         panels[title] = {cell: _point(told["tasks"][task]) for cell, told in found["cells"].items()}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from miniature import Miniature, Moment
 
-from benchmarks.study import ROOT, Study, finished, lend_teacher, read_study, run_all, trials
+from benchmarks.study import ROOT, Study, finished, lend_teacher, read_study, run_all, some, trials
 from benchmarks.verdict import draw_seeds, table, verdict, write_verdict
 from distill.limits import RecipeError
 
@@ -56,6 +56,25 @@ def test_what_failed_keeps_nothing_else_from_running(tmp_path):
     assert len(asked) == 6
 
 
+def test_a_checkpoint_for_all_cells_is_for_those_that_have_the_upstream(tmp_path):
+    given = ["teacher.checkpoints.whisper=a/b", "teacher.checkpoints.wavlm=c/d", "fit.steps=3"]
+    made = {trial.cell: trial.run.recipe for trial in trials(STUDY, given, tmp_path)}
+    assert made["fused"].teacher.checkpoints == {"wavlm": "c/d", "whisper": "a/b"}
+    assert made["one"].teacher.checkpoints == {"wavlm": "c/d"}
+    assert all(recipe.fit.steps == 3 for recipe in made.values())
+
+
+def test_some_cells_and_seeds_are_chosen_and_the_teachers_of_other_runs_are_lent(tmp_path):
+    assert some("seeds", "2", ["0", "1", "2"]) == ["2"] and some("cells", "", CELLS) == list(CELLS)
+    with pytest.raises(RecipeError, match="seeds: there is no '7'"):
+        some("seeds", "0,7", ["0", "1"])
+    made = list(trials(STUDY, [], tmp_path))
+    made[0].run.teacher.mkdir(parents=True)
+    later = [trial for trial in made if trial.seed == 1]
+    assert run_all(later, lambda words: 0, made) == []
+    assert [trial.cell for trial in later if trial.run.finished("fit")] == ["fused", "mse"]
+
+
 def test_a_study_that_cannot_be_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="study: against: there is no 'fusd'; did you mean 'fused'"):
         replace(STUDY, against="fusd")
@@ -63,8 +82,9 @@ def test_a_study_that_cannot_be_is_refused(tmp_path):
         read_study(tmp_path / "none.yaml")
 
 
-def test_the_study_of_the_repository_is_of_recipes_that_load(tmp_path):
-    study = read_study(ROOT / "recipes/studies/fused.yaml")
+@pytest.mark.parametrize("name", ["fused", "human"])
+def test_the_studies_of_the_repository_are_of_recipes_that_load(name, tmp_path):
+    study = read_study(ROOT / f"recipes/studies/{name}.yaml")
     made = list(trials(study, [], tmp_path))
     assert len(made) == len(study.cells) * len(study.seeds) and len(study.seeds) >= 3
     assert all(len(trial.run.recipe.evaluate.seeds) >= 2 for trial in made)
@@ -105,7 +125,7 @@ def done(tmp_path) -> dict[str, list[Path]]:
 
 
 def test_the_verdict_finds_what_is_different_and_only_that(done):
-    found = verdict(done, "base")["cells"]
+    found = verdict(done, "base", {})["cells"]
     better, same = (found[cell]["tasks"]["er"] for cell in ("better", "same"))
     assert better["difference"]["p_value"] < 0.01 and same["difference"]["p_value"] > 0.05
     assert better["difference"]["value"] == pytest.approx(better["value"] - found["base"]["tasks"]["er"]["value"])
@@ -115,6 +135,32 @@ def test_the_verdict_finds_what_is_different_and_only_that(done):
         assert told["average"]["value"] == pytest.approx(told["tasks"]["er"]["value"]), "of one task"
         assert told["retention"]["mean"] == pytest.approx((told["average"]["value"] - 10) / 80)
         assert len(told["tasks"]["er"]["seeds"]) == 3
+
+
+def write_recognition(folder: Path, wrong: int) -> Path:
+    """An evaluated run whose student has no word right, and so many of the four letters of each wrong."""
+    (folder / "evaluation").mkdir(parents=True)
+    said = np.array([["x" * wrong + "word"[wrong:]] * 40] * 2)
+    np.savez_compressed(
+        folder / "evaluation/student.asr.npz",
+        ids=np.arange(40).astype(str),
+        references=np.array(["word"] * 40),
+        predictions=said,
+    )
+    cell = {"metric": "wer", "lower_is_better": True, "value": 100.0, "cer": 25.0 * wrong}
+    (folder / "evaluation.json").write_text(json.dumps({"rows": {"student": {"tasks": {"asr": cell}}}}))
+    return folder
+
+
+def test_a_task_can_be_judged_by_another_metric_than_its_own(tmp_path):
+    done = {cell: [write_recognition(tmp_path / cell, wrong)] for cell, wrong in (("one", 1), ("three", 3))}
+    words, letters = (verdict(done, "one", metrics)["cells"]["three"] for metrics in ({}, {"asr": "cer"}))
+    assert words["tasks"]["asr"]["difference"]["value"] == 0
+    assert letters["tasks"]["asr"]["value"] == 75 and letters["average"]["value"] == 25
+    assert letters["tasks"]["asr"]["difference"]["value"] == 50 and letters["tasks"]["asr"]["interval"] == [75, 75]
+    assert "ASR CER" in write_verdict(done, "one", {"asr": "cer"}, tmp_path), "though no row is there to retain of"
+    with pytest.raises(RecipeError, match="asr has no per beside its wer"):
+        verdict(done, "one", {"asr": "per"})
 
 
 def test_seeds_that_disagree_widen_the_interval():
@@ -127,7 +173,7 @@ def test_seeds_that_disagree_widen_the_interval():
 
 
 def test_the_table_ranks_and_the_files_are_written(done, tmp_path):
-    said = write_verdict(done, "base", tmp_path)
+    said = write_verdict(done, "base", {}, tmp_path)
     lines = said.splitlines()
     assert lines[2].startswith("| better (3) |") and "*" in lines[2]
     assert said == table(json.loads((tmp_path / "study.json").read_text()))
@@ -137,7 +183,7 @@ def test_the_table_ranks_and_the_files_are_written(done, tmp_path):
 def test_cells_scored_on_different_clips_are_not_compared(done, tmp_path):
     done["strange"] = [write_run(tmp_path / "strange-seed0", 0.7, other="x")]
     with pytest.raises(RecipeError, match="er: strange was scored on other clips than base"):
-        verdict(done, "base")
+        verdict(done, "base", {})
 
 
 @pytest.mark.slow
@@ -176,8 +222,8 @@ def test_a_study_really_runs_and_goes_on_where_it_was(miniature: Miniature, tmp_
     lines = [json.loads(line) for line in (made[1].run.folder / "metrics.jsonl").read_text().splitlines()]
     assert {line["stage"] for line in lines} == {"distill"}, "the teacher was lent"
     assert {"explained_variance_1", "explained_variance_wavlm_2", "cosine_whisper_1"} <= lines[-1].keys()
-    assert set(verdict(finished(made), "fused")["cells"]) == {"fused", "both"}
-    assert "both (2)" in write_verdict(finished(made), "fused", tmp_path)
+    assert set(verdict(finished(made), "fused", {})["cells"]) == {"fused", "both"}
+    assert "both (2)" in write_verdict(finished(made), "fused", {}, tmp_path)
 
 
 HARDER = [

@@ -1,6 +1,7 @@
-"""How the small Whisper learns: to name the language and to transcribe, from speech as recorded."""
+"""How the small Whisper learns: to name the language and to transcribe; then, from recordings, to recognise."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,7 +13,13 @@ from distill.data.clips import Clips, pad
 from distill.data.sentences import LANGUAGES
 from distill.features import SAMPLE_RATE
 from distill.logmel import log_mel
-from teachers.pretrain import Material, Pretrain, material, save, train
+from distill.tasks.asr import Asr
+from teachers.checkpoint import open_checkpoint
+from teachers.pretrain.alignment import phones_of
+from teachers.pretrain.material import Material, material
+from teachers.pretrain.settings import Pretrain
+from teachers.pretrain.training import save, train
+from teachers.whisper import WhisperEncoder
 
 WINDOW = 4  # seconds the encoder takes
 FRAMES = 50 * WINDOW
@@ -32,18 +39,29 @@ def tokens(clips: Clips, symbols: dict[str, int]) -> list[list[int]]:
     return [[START, symbols[f"<|{language}|>"], *(symbols[letter] for letter in text), END] for language, text in pairs]
 
 
-def phone_frames(clips: Clips) -> list[np.ndarray]:
-    """The phone spoken at every encoder frame, -100 for rare ones: one (T,) array per clip."""
-    named = [[phone.strip("',") for phone in phones] for phones in clips.dataset["phones"]]
-    common = Counter(phone for phones in named for phone in phones).most_common(PHONES)
-    number = {phone: index for index, (phone, _) in enumerate(common)}
+def known_phones(clips: Clips) -> list[list[str]]:
+    """The phone spoken at every encoder frame of the embedded corpus."""
     result = []
-    for phones, starts, samples in zip(named, clips.dataset["phone_starts"], clips.samples, strict=True):
+    for phones, starts, samples in zip(
+        clips.dataset["phones"], clips.dataset["phone_starts"], clips.samples, strict=True
+    ):
         centres = np.arange(-(-samples // 320)) / 50
         at = np.searchsorted(np.asarray(starts), centres, side="right") - 1
-        codes = np.array([number.get(phone, -100) for phone in phones] + [-100])
-        result.append(codes[at])
+        result.append([phones[i].strip("',") if i >= 0 else "" for i in at])
     return result
+
+
+def numbered(phones: Sequence[Sequence[str]]) -> list[Tensor]:
+    """Phones by how common they are, -100 for rare ones: one (T,) tensor per clip."""
+    common = Counter(phone for clip in phones for phone in clip).most_common(PHONES)
+    number = {phone: index for index, (phone, _) in enumerate(common)}
+    return [torch.tensor([number.get(phone, -100) for phone in clip]) for clip in phones]
+
+
+def phone_loss(scores_BTC: Tensor, phones: Sequence[Tensor]) -> Tensor:
+    """Cross-entropy of every frame's phone."""
+    heard_BT = nn.utils.rnn.pad_sequence(list(phones), batch_first=True, padding_value=-100)
+    return cross_entropy(scores_BTC[:, : heard_BT.shape[1]].flatten(0, 1), heard_BT.flatten())
 
 
 def whisper_config(settings: Pretrain, symbols: int) -> WhisperConfig:
@@ -80,13 +98,23 @@ def encoder_input(data: Material, chosen: np.ndarray) -> Tensor:
 
 
 def pretrain_whisper(settings: Pretrain) -> None:
+    """By transcription of the embedded corpus, whose phones are known, or by recognition of recordings."""
+    if settings.data.corpus == "embedded":
+        transcribe(settings)
+    else:
+        recognise(settings)
+
+
+def transcribe(settings: Pretrain) -> None:
     """Transcription through the decoder, with frame-wise phones as a start that fades out.
 
     From nothing, the decoder alone does not take hold within minutes; phones of each frame do at once.
     """
+    if settings.start:
+        raise ValueError("whisper goes on from a checkpoint with recordings only; leave start= out, or name a corpus")
     data = material(settings)
     symbols = vocabulary(data.clips.column("transcript"))
-    texts, phones = tokens(data.clips, symbols), phone_frames(data.clips)
+    texts, phones = tokens(data.clips, symbols), numbered(known_phones(data.clips))
     model = WhisperForConditionalGeneration(whisper_config(settings, len(symbols)))
     head = nn.Linear(settings.width, PHONES)
 
@@ -96,11 +124,7 @@ def pretrain_whisper(settings: Pretrain) -> None:
         labels_BU = text_BU[:, 1:].masked_fill(text_BU[:, 1:] == PAD, -100)
         out = model(encoder_input(data, chosen), decoder_input_ids=text_BU[:, :-1])
         written = cross_entropy(out.logits.flatten(0, 1), labels_BU.flatten())
-        heard = [torch.from_numpy(phones[i]) for i in chosen]
-        heard_BT = nn.utils.rnn.pad_sequence(heard, batch_first=True, padding_value=-100)
-        spoken = cross_entropy(
-            head(out.encoder_last_hidden_state[:, : heard_BT.shape[1]]).flatten(0, 1), heard_BT.flatten()
-        )
+        spoken = phone_loss(head(out.encoder_last_hidden_state), [phones[i] for i in chosen])
         right = (out.logits.argmax(2) == labels_BU)[labels_BU >= 0].float().mean()
         languages = (out.logits[:, 0].argmax(1) == labels_BU[:, 0]).float().mean()
         report = {"phone-loss": spoken, "text-loss": written, "text": right, "language": languages}
@@ -109,3 +133,32 @@ def pretrain_whisper(settings: Pretrain) -> None:
     model.train()
     train(settings, nn.ModuleList([model, head]), data.clips.samples, loss)
     save(settings, model, WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW))
+
+
+def recognise(settings: Pretrain) -> None:
+    """Characters by CTC on the encoder of a checkpoint, which hears long clips in several windows; phones as a start.
+
+    CTC alone stays on its plateau. The decoder is left as it was, and no longer fits: it takes one window, and much
+    of a recorded corpus is in clips longer than that of a small Whisper.
+    """
+    if not settings.start:
+        raise ValueError("whisper needs a checkpoint to go on from: start=teachers/mini/whisper")
+    data = material(settings)
+    kinds = (WhisperForConditionalGeneration, WhisperFeatureExtractor)
+    model, extractor = open_checkpoint(settings.start, *kinds, torch.float32)
+    encoder, task = WhisperEncoder(model.model), Asr(flat=0.0).prepare(data.clips)
+    texts, phones = task.targets(data.clips), numbered(phones_of(data.clips, data.clean))
+    letters, head = nn.Linear(encoder.width, len(task.vocabulary) + 1), nn.Linear(encoder.width, PHONES)
+    rng = np.random.default_rng(settings.seed)
+
+    def loss(chosen: np.ndarray, done: float) -> tuple[Tensor, dict]:
+        features = encoder(*pad(data.heard(chosen, settings.noisy, rng)))
+        last_BTD = features.hidden[:, -1]
+        total, characters = task.loss(letters(last_BTD), features.lengths, [texts[i] for i in chosen], done)
+        spoken = phone_loss(head(last_BTD), [phones[i] for i in chosen])
+        report = {"phone-loss": spoken, "text-loss": total / characters}
+        return report["text-loss"] + max(1 - done, 0.3) * spoken, report
+
+    encoder.train()
+    train(settings, nn.ModuleList([encoder, letters, head]), data.clips.samples, loss)
+    save(settings, model, extractor)

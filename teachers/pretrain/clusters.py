@@ -87,7 +87,7 @@ def clusters(clips: list[np.ndarray], frames: list[int], seed: int) -> dict[str,
     for name, size in CODEBOOKS.items():
         values = [clip[name].numpy() for clip in described]
         sample = np.concatenate(values[:: max(len(values) // 1500, 1)])
-        spread = sample.std(0) if name == "prosody" else 1.0
+        spread = np.maximum(sample.std(0), 1e-3) if name == "prosody" else 1.0  # pitch may never be there
         # pyright takes n_init for a str, as scikit-learn has no types and "auto" for its default
         model = MiniBatchKMeans(
             size,

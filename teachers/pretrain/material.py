@@ -1,0 +1,59 @@
+"""What a small upstream learns from: training clips in memory, noisy and clean."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from distill.data import effects
+from distill.data.clips import Clips
+from distill.data.corpora import load_splits
+from distill.data.embedded import EmbeddedCorpus, build
+from teachers.pretrain.settings import Pretrain
+
+DECIBELS = (5.0, 25.0)  # signal-to-noise ratio of noise over recordings
+
+
+@dataclass(frozen=True)
+class Material:
+    """The pretraining corpus in memory, every clip twice."""
+
+    noisy: list[np.ndarray]
+    clean: list[np.ndarray]
+    clips: Clips
+
+    def heard(self, rows: np.ndarray, noisy: float, rng: np.random.Generator) -> list[np.ndarray]:
+        """These clips, so large a share of them with noise."""
+        return [self.noisy[row] if rng.random() < noisy else self.clean[row] for row in rows]
+
+
+def material(settings: Pretrain) -> Material:
+    """Training voices and training sentences only."""
+    return spoken(settings) if settings.data.corpus == "embedded" else recorded(settings)
+
+
+def spoken(settings: Pretrain) -> Material:
+    """The embedded corpus; noisy with room, channel and noise, clean without."""
+    corpus = EmbeddedCorpus(
+        seed=settings.seed + 1000,
+        train_english=settings.english,
+        train_other=settings.other,
+        validation_english=24,
+        validation_other=4,
+        test_english=0,
+        test_other=0,
+    )
+    far = Clips(build(corpus))
+    near = Clips(build(replace(corpus, effects=False)))
+    assert far.ids == near.ids
+    noisy = [far.audio(i) for i in range(len(far))]
+    clean = [near.audio(i) for i in range(len(near))]
+    return Material(noisy, [np.resize(one, len(other)) for one, other in zip(clean, noisy, strict=True)], far)
+
+
+def recorded(settings: Pretrain) -> Material:
+    """The training split alone that a recipe with the same `data` has; clean as recorded, noisy with noise over it."""
+    clips = load_splits(settings.data)["train"]
+    clean = [clips.audio(i) for i in range(len(clips))]
+    rng = np.random.default_rng(settings.seed)
+    noisy = [effects.noise(clip, rng, *DECIBELS).astype(np.float32) for clip in clean]
+    return Material(noisy, clean, clips)
