@@ -43,6 +43,7 @@ class Outcome:
     count: Tensor  # () valid frames
     agreement: Agreement  # of the K targets, group after group
     interface: Agreement | None  # of the interface output, K = 1, where it is a target
+    told: Features | None  # the interface output as the student tells it, one layer on its own frames
 
 
 class Distiller(nn.Module):
@@ -88,11 +89,12 @@ class Distiller(nn.Module):
         sums_K, count, agreement = self._compare(pred_BKTD, targets, heard, self.widths)
         loss_sum = self._balanced(self._by_group(sums_K), count).mean()
         if self.interface_head is None or interface_BTD is None:
-            return Outcome(loss_sum, count, agreement, None)
+            return Outcome(loss_sum, count, agreement, None, None)
         pred_B1TD = self.interface_head(heard.hidden[:, -1:])
         stack = Features(interface_BTD[:, None], targets.lengths, targets.grid)
         sums_1, _, interface = self._compare(pred_B1TD, stack, heard, [self.interface_head.out_features])
-        return Outcome(loss_sum + self.interface_weight * sums_1.sum(), count, agreement, interface)
+        told_interface = Features(pred_B1TD, heard.lengths, heard.grid)
+        return Outcome(loss_sum + self.interface_weight * sums_1.sum(), count, agreement, interface, told_interface)
 
     def _by_group(self, sums_K: Tensor) -> Tensor:
         """The loss sum of each group, its layers by their weights: (G,)."""

@@ -166,6 +166,7 @@ class Distill:
     layers: int = within(4, least=1)  # K evenly spaced pairs of a student layer and a layer of each source
     layer_weights: list[float] = within((), least=0)  # one for each pair of a source; empty: equal
     interface_weight: float = within(0.5, least=0)  # of the interface's output as a target too; 0: none
+    posteriors_weight: float = within(0.0, least=0)  # of what the teacher's task heads make of that output; 0: none
     mask: float = within(
         0.0, least=0, below=1
     )  # share of frames that the student does not hear, and all the same tells
@@ -186,6 +187,11 @@ class Distill:
             )
         if self.targets == "codes" and (self.drop or self.balance != "equal"):
             raise RecipeError("distill.targets=codes has sources of equal weight; leave out distill.drop and balance")
+        if self.posteriors_weight and (self.targets == "codes" or not self.interface_weight):
+            raise RecipeError(
+                "distill.posteriors_weight is of what task heads make of the interface's output, which needs "
+                f"distill.interface_weight above 0, got {self.interface_weight:g}, and distill.targets other than codes"
+            )
         if self.layer_weights:
             as_many("distill.layer_weights", self.layer_weights, "distill.layers is", self.layers)
 

@@ -26,6 +26,7 @@ from distill.features import SAMPLE_RATE
 from distill.fit import Fit, Fitting, Labels
 from distill.frozen import Frozen
 from distill.loop import Journal, NonFiniteLossError, Plan, optimizer, rate, train
+from distill.posteriors import posteriors
 from distill.recipe import Distill
 from distill.targets import memory, online
 from distill.tasks import TASKS
@@ -366,8 +367,8 @@ def assert_dealing_changes_nothing(objective, model: nn.Module) -> None:
             assert objective.read(other_tally)[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
 
 
-@pytest.mark.parametrize("by", ["fused", "both"])
-def test_the_distillation_loss_does_not_depend_on_how_a_step_is_dealt(clips, teacher, build_tiny_student, by):
+@pytest.mark.parametrize(("by", "weight"), [("fused", 0.0), ("both", 0.0), ("fused", 2.0)])
+def test_the_distillation_loss_does_not_depend_on_how_a_step_is_dealt(clips, teacher, build_tiny_student, by, weight):
     clips = clips.select(range(7))
     student = build_tiny_student()
     settings = Distill(layers=2, interface_weight=0.5, supervise=by)
@@ -375,8 +376,11 @@ def test_the_distillation_loss_does_not_depend_on_how_a_step_is_dealt(clips, tea
     model = build(student, teacher, settings, groups, 0)
     supervision = supervise(teacher, groups, settings, torch.float32)
     names = [name for group in groups for name in group.names()]
+    tasks = [Labels.of(task, clips).task for task in TASKS.values()]
+    fitted = nn.ModuleDict({task.name: task.head(teacher.interface.width) for task in tasks}).state_dict()
+    heads = posteriors(teacher, list(TASKS.values()), clips, fitted, weight)
     for targets in (online(supervision), memory(supervision, clips, 5.0, torch.device("cpu"))):
-        objective = Distillation(clips, student, targets, names, supervision.told)
+        objective = Distillation(clips, student, targets, names, supervision.told, posteriors=heads)
         assert_dealing_changes_nothing(objective, model.eval())
 
 
