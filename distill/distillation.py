@@ -17,7 +17,7 @@ from distill.data.clips import Clips
 from distill.data.embedded import cache_folder
 from distill.distiller import Distiller, Group, Outcome, pairs
 from distill.features import Encoder
-from distill.harder import QUIET, Noise
+from distill.harder import QUIET, Surroundings
 from distill.loop import Plan, optimizer, train
 from distill.losses import Agreement
 from distill.posteriors import Posteriors
@@ -37,18 +37,19 @@ class Distillation:
     targets: Targets
     names: Sequence[str]  # of the K targets, in the log
     width: int  # D of the targets
-    noise: Noise = QUIET  # over what the student hears, and the teacher does not
+    around: Surroundings = QUIET  # over what the student hears, and the teacher does not
     posteriors: Posteriors | None = None  # the teacher's task heads, where they supervise too
+    times: int = 1  # frames told of each of the student's
 
     def counts(self, rows: np.ndarray) -> Tensor:
-        """Frames the student makes of these clips, then what each task's posteriors are counted in: (1 + J,)."""
-        frames = int(self.student.frames(torch.from_numpy(self.clips.samples[rows])).sum())
+        """Frames the student tells of these clips, then what each task's posteriors are counted in: (1 + J,)."""
+        frames = self.times * int(self.student.frames(torch.from_numpy(self.clips.samples[rows])).sum())
         told = [] if self.posteriors is None else [self.posteriors.counts(frames, len(rows))]
         return torch.cat([torch.tensor([float(frames)]), *told]).double()
 
     def outcome(self, model: nn.Module, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
         targets, interface_BTD = self.targets(batch)
-        audio_BN = self.noise.over(batch.audio, batch.lengths)
+        audio_BN = self.around.over(batch.audio, batch.lengths)
         out: Outcome = model(audio_BN, batch.lengths, targets, interface_BTD)
         loss = out.loss_sum / batch.counts[0]
         clips = out.count.new_tensor(len(batch.rows))
@@ -99,7 +100,7 @@ def distill(
     """
     groups = sources(student, teacher, settings)
     supervision = supervise(teacher, groups, settings, runtime.precision())
-    distiller = build(student, teacher, settings, groups, plan.seed)
+    distiller = build(student, teacher, settings, groups, plan.seed, plan.passes)
     blank = deepcopy(distiller)
     model, trainer = accelerator.prepare(distiller, optimizer(distiller, settings.weight_decay))
     names = [name for group in groups for name in group.names()]
@@ -129,9 +130,16 @@ def supervise(teacher: FusedTeacher, groups: Sequence[Group], settings: Distill,
     return Supervision(teacher, fused, own=layers, summary=settings.interface_weight > 0, dtype=dtype)
 
 
-def build(student: Encoder, teacher: FusedTeacher, settings: Distill, groups: Sequence[Group], seed: int) -> Learner:
-    """The student with its heads, whose first weights depend on the seed alone."""
-    weights = settings.layer_weights or [1.0] * settings.layers
+def restored(student: Encoder, teacher: Encoder, settings: Distill) -> int:
+    """Frames of the teacher that heads tell of each of the student's, where they restore its rate."""
+    return max(round(teacher.grid.rate / student.grid.rate), 1) if settings.restore_rate else 1
+
+
+def build(
+    student: Encoder, teacher: FusedTeacher, settings: Distill, groups: Sequence[Group], seed: int, passes: int = 1
+) -> Learner:
+    """The student with its heads, whose first weights depend on the seed alone; passes: of a process in a step."""
+    weights, times = settings.layer_weights or [1.0] * settings.layers, restored(student, teacher, settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if settings.targets == "codes":
@@ -139,7 +147,7 @@ def build(student: Encoder, teacher: FusedTeacher, settings: Distill, groups: Se
             layers += [student.layers - 1] * (settings.interface_weight > 0)
             shares = [weight / sum(weights) / len(groups) for _ in groups for weight in weights]
             shares += [settings.interface_weight]
-            return CodeDistiller(student, layers, settings.codebooks, shares[: len(layers)])
+            return CodeDistiller(student, layers, settings.codebooks, shares[: len(layers)], times)
         return Distiller(
             student,
             groups,
@@ -149,6 +157,8 @@ def build(student: Encoder, teacher: FusedTeacher, settings: Distill, groups: Se
             settings.interface_weight,
             drop=settings.drop,
             balance=settings.balance,
+            passes=passes,
+            times=times,
         )
 
 
@@ -162,12 +172,12 @@ def look(
     posteriors: Posteriors | None = None,
 ) -> Distillation | CodeDistillation:
     """The objective with targets as the recipe wants them: the teacher live, or heard once; names: of the layers."""
-    noise = Noise(settings.noise_share, *settings.noise_db)
+    times = restored(student, supervision.teacher, settings)
     place, seconds = Path(settings.cache).expanduser() if settings.cache else cache_folder(), settings.forward_seconds
     if settings.targets == "codes":
         recall = codes(accelerator, supervision, clips, seconds, settings.codebooks, place)
         coded = [*names, *["interface"] * supervision.summary]
-        objective = CodeDistillation(clips, student, recall, coded, noise)
+        objective = CodeDistillation(clips, student, recall, coded, settings.surroundings(), times)
     else:
         if settings.targets == "online":
             targets = online(supervision)
@@ -176,7 +186,9 @@ def look(
         else:
             accelerator.print(f"the teacher listens to {clips.seconds() / 3600:.2f} h of audio, once")
             targets = memory(supervision, clips, seconds, accelerator.device)
-        objective = Distillation(clips, student, targets, names, supervision.told, noise, posteriors)
+        objective = Distillation(
+            clips, student, targets, names, supervision.told, settings.surroundings(), posteriors, times
+        )
     if settings.targets != "online":
         supervision.to("cpu")  # it has said all it has to say; a GPU has other uses for its memory
     return objective

