@@ -13,7 +13,7 @@ from distill.data.batches import Batch
 from distill.data.clips import Clips
 from distill.features import Encoder, Grid
 from distill.fusion import positions
-from distill.harder import QUIET, Noise
+from distill.harder import QUIET, Surroundings
 
 NONE = -100  # a target that counts for nothing
 
@@ -31,28 +31,29 @@ class CodeOutcome:
 class CodeDistiller(nn.Module):
     """A student and one head per coded layer, which tells all of its codebooks at once.
 
-    layers: the student's layer for each; weights: of their losses.
+    layers: the student's layer for each; weights: of their losses; times: frames told of each of the student's.
     """
 
-    def __init__(self, student: Encoder, layers: Sequence[int], books: int, weights: Sequence[float]):
+    def __init__(self, student: Encoder, layers: Sequence[int], books: int, weights: Sequence[float], times: int = 1):
         super().__init__()
         self.student, self.layers, self.books = student, tuple(layers), books
-        self.weights = tuple(weights)
-        self.heads = nn.ModuleList(nn.Linear(student.width, books * CODES) for _ in layers)
+        self.weights, self.times = tuple(weights), times
+        self.heads = nn.ModuleList(nn.Linear(student.width, times * books * CODES) for _ in layers)
 
     def forward(self, audio_BN: Tensor, lengths_B: Tensor, codes: Codes) -> CodeOutcome:
         heard = self.student(audio_BN, lengths_B)
-        wanted_BKTC = at_frames(codes, heard.grid, heard.lengths, heard.hidden.shape[2])
+        lengths_B, frames = heard.lengths * self.times, heard.hidden.shape[2] * self.times
+        wanted_BKTC = at_frames(codes, heard.grid.finer(self.times), lengths_B, frames)
         told = [
             self._layer(head, heard.hidden[:, layer], wanted_BKTC[:, number])
             for number, (head, layer) in enumerate(zip(self.heads, self.layers, strict=True))
         ]
         losses_K, right_K = (torch.stack(part) for part in zip(*told, strict=True))
         loss_sum = torch.stack([weight * loss for weight, loss in zip(self.weights, losses_K, strict=True)]).sum()
-        return CodeOutcome(loss_sum, heard.lengths.sum(), losses_K.detach(), right_K)
+        return CodeOutcome(loss_sum, lengths_B.sum(), losses_K.detach(), right_K)
 
     def _layer(self, head: nn.Module, hidden_BTD: Tensor, wanted_BTC: Tensor) -> tuple[Tensor, Tensor]:
-        logits = head(hidden_BTD).float().unflatten(2, (self.books, CODES)).flatten(0, 2)
+        logits = head(hidden_BTD).float().unflatten(2, (-1, CODES)).flatten(0, 2)
         wanted = wanted_BTC.flatten()
         loss = F.cross_entropy(logits, wanted, ignore_index=NONE, reduction="sum")
         return loss / self.books, (logits.detach().argmax(1) == wanted).sum() / self.books
@@ -74,14 +75,15 @@ class CodeDistillation:
     student: Encoder
     targets: Callable[[Batch], Codes]
     names: Sequence[str]  # of the coded layers, in the log
-    noise: Noise = QUIET  # over what the student hears
+    around: Surroundings = QUIET  # over what the student hears
+    times: int = 1  # frames told of each of the student's
 
     def counts(self, rows: np.ndarray) -> Tensor:
-        """Frames the student makes of these clips: (1,)."""
-        return self.student.frames(torch.from_numpy(self.clips.samples[rows])).sum().double()[None]
+        """Frames the student tells of these clips: (1,)."""
+        return self.times * self.student.frames(torch.from_numpy(self.clips.samples[rows])).sum().double()[None]
 
     def outcome(self, model: nn.Module, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
-        audio_BN = self.noise.over(batch.audio, batch.lengths)
+        audio_BN = self.around.over(batch.audio, batch.lengths)
         out: CodeOutcome = model(audio_BN, batch.lengths, self.targets(batch))
         totals = torch.stack([out.loss_sum.detach().double(), out.count.double()])
         return out.loss_sum / batch.counts[0], torch.cat([totals, out.losses_K.double(), out.right_K.double()])

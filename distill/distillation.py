@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,10 @@ from distill.data.clips import Clips
 from distill.data.embedded import cache_folder
 from distill.distiller import Distiller, Group, Outcome, pairs
 from distill.features import Encoder
-from distill.harder import QUIET, Noise
+from distill.harder import QUIET, Surroundings
 from distill.loop import Plan, optimizer, train
 from distill.losses import Agreement
+from distill.posteriors import Posteriors
 from distill.recipe import Distill
 from distill.targets import Supervision, Targets, cached, codes, memory, online
 from distill.teacher import FusedTeacher
@@ -36,37 +37,49 @@ class Distillation:
     targets: Targets
     names: Sequence[str]  # of the K targets, in the log
     width: int  # D of the targets
-    noise: Noise = QUIET  # over what the student hears, and the teacher does not
+    around: Surroundings = QUIET  # over what the student hears, and the teacher does not
+    posteriors: Posteriors | None = None  # the teacher's task heads, where they supervise too
+    times: int = 1  # frames told of each of the student's
 
     def counts(self, rows: np.ndarray) -> Tensor:
-        """Frames the student makes of these clips: (1,)."""
-        return self.student.frames(torch.from_numpy(self.clips.samples[rows])).sum().double()[None]
+        """Frames the student tells of these clips, then what each task's posteriors are counted in: (1 + J,)."""
+        frames = self.times * int(self.student.frames(torch.from_numpy(self.clips.samples[rows])).sum())
+        told = [] if self.posteriors is None else [self.posteriors.counts(frames, len(rows))]
+        return torch.cat([torch.tensor([float(frames)]), *told]).double()
 
     def outcome(self, model: nn.Module, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
         targets, interface_BTD = self.targets(batch)
-        audio_BN = self.noise.over(batch.audio, batch.lengths)
+        audio_BN = self.around.over(batch.audio, batch.lengths)
         out: Outcome = model(audio_BN, batch.lengths, targets, interface_BTD)
-        tally = [
-            torch.stack([out.loss_sum.detach().double(), out.count.double()]),
-            out.agreement.tensor().flatten(),
-        ]
+        loss = out.loss_sum / batch.counts[0]
+        clips = out.count.new_tensor(len(batch.rows))
+        tally = [torch.stack([out.loss_sum.detach().double(), out.count.double(), clips.double()])]
+        tally.append(out.agreement.tensor().flatten())
+        if self.posteriors is not None and out.told is not None and interface_BTD is not None:
+            sums_J = self.posteriors(out.told, replace(targets, hidden=interface_BTD[:, None]))
+            loss = loss + self.posteriors.weight * (sums_J / batch.counts[1:]).mean()
+            tally.append(sums_J.detach().double())
         if out.interface is not None:
             tally.append(out.interface.tensor().flatten())
-        return out.loss_sum / batch.counts[0], torch.cat(tally)
+        return loss, torch.cat(tally)
 
     def read(self, tally: Tensor) -> dict[str, float]:
-        """Explained variance and cosine of every target, their means first."""
-        loss, frames = tally[:2].tolist()
-        split = 2 + len(self.names) * (4 + self.width)
-        agreement = Agreement.from_tensor(tally[2:split].view(len(self.names), -1))
+        """Explained variance and cosine of every target, their means first; divergences of posteriors."""
+        loss, frames, clips = tally[:3].tolist()
+        heads = [] if self.posteriors is None else self.posteriors.tasks
+        sizes = [len(self.names) * (4 + self.width), len(heads)]
+        layers, sums_J, interface = tally[3:].split([*sizes, len(tally) - 3 - sum(sizes)])
+        agreement = Agreement.from_tensor(layers.view(len(self.names), -1))
         explained_K, cosine_K = agreement.explained_variance(), agreement.cosine()
         values = {"explained_variance": float(explained_K.mean()), "loss": loss / frames}
         for name, explained, cosine in zip(self.names, explained_K.tolist(), cosine_K.tolist(), strict=True):
             values |= {f"explained_variance_{name}": explained, f"cosine_{name}": cosine}
-        if tally.numel() > split:
-            values["explained_variance_interface"] = float(
-                Agreement.from_tensor(tally[None, split:]).explained_variance()
-            )
+        if len(interface):
+            values["explained_variance_interface"] = float(Agreement.from_tensor(interface[None]).explained_variance())
+        if self.posteriors is not None:
+            apart_J = sums_J / self.posteriors.counts(int(frames), int(clips)).to(sums_J)
+            values["loss"] += self.posteriors.weight * float(apart_J.mean())
+            values |= {f"divergence_{task.name}": float(apart) for task, apart in zip(heads, apart_J, strict=True)}
         return values
 
 
@@ -78,18 +91,21 @@ def distill(
     settings: Distill,
     plan: Plan,
     folder: Path,
+    posteriors: Posteriors | None = None,
 ) -> Learner:
     """Train the student on `clips` against a fitted teacher; on the CPU, with what it learned.
 
-    The interface's output is one more target where settings.interface_weight is not 0.
+    The interface's output is one more target where settings.interface_weight is not 0; posteriors: the teacher's
+    task heads, where they supervise too.
     """
     groups = sources(student, teacher, settings)
     supervision = supervise(teacher, groups, settings, runtime.precision())
-    distiller = build(student, teacher, settings, groups, plan.seed)
+    distiller = build(student, teacher, settings, groups, plan.seed, plan.passes)
     blank = deepcopy(distiller)
     model, trainer = accelerator.prepare(distiller, optimizer(distiller, settings.weight_decay))
     names = [name for group in groups for name in group.names()]
-    objective = look(supervision.to(accelerator.device), student, clips, settings, names, accelerator)
+    heads = None if posteriors is None else posteriors.to(accelerator.device)
+    objective = look(supervision.to(accelerator.device), student, clips, settings, names, accelerator, heads)
     train(accelerator, model, trainer, objective, plan, folder)
     blank.load_state_dict(runtime.weights(accelerator, model))
     return blank.eval()
@@ -114,9 +130,16 @@ def supervise(teacher: FusedTeacher, groups: Sequence[Group], settings: Distill,
     return Supervision(teacher, fused, own=layers, summary=settings.interface_weight > 0, dtype=dtype)
 
 
-def build(student: Encoder, teacher: FusedTeacher, settings: Distill, groups: Sequence[Group], seed: int) -> Learner:
-    """The student with its heads, whose first weights depend on the seed alone."""
-    weights = settings.layer_weights or [1.0] * settings.layers
+def restored(student: Encoder, teacher: Encoder, settings: Distill) -> int:
+    """Frames of the teacher that heads tell of each of the student's, where they restore its rate."""
+    return max(round(teacher.grid.rate / student.grid.rate), 1) if settings.restore_rate else 1
+
+
+def build(
+    student: Encoder, teacher: FusedTeacher, settings: Distill, groups: Sequence[Group], seed: int, passes: int = 1
+) -> Learner:
+    """The student with its heads, whose first weights depend on the seed alone; passes: of a process in a step."""
+    weights, times = settings.layer_weights or [1.0] * settings.layers, restored(student, teacher, settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if settings.targets == "codes":
@@ -124,7 +147,7 @@ def build(student: Encoder, teacher: FusedTeacher, settings: Distill, groups: Se
             layers += [student.layers - 1] * (settings.interface_weight > 0)
             shares = [weight / sum(weights) / len(groups) for _ in groups for weight in weights]
             shares += [settings.interface_weight]
-            return CodeDistiller(student, layers, settings.codebooks, shares[: len(layers)])
+            return CodeDistiller(student, layers, settings.codebooks, shares[: len(layers)], times)
         return Distiller(
             student,
             groups,
@@ -134,6 +157,8 @@ def build(student: Encoder, teacher: FusedTeacher, settings: Distill, groups: Se
             settings.interface_weight,
             drop=settings.drop,
             balance=settings.balance,
+            passes=passes,
+            times=times,
         )
 
 
@@ -144,14 +169,15 @@ def look(
     settings: Distill,
     names: Sequence[str],
     accelerator: Accelerator,
+    posteriors: Posteriors | None = None,
 ) -> Distillation | CodeDistillation:
     """The objective with targets as the recipe wants them: the teacher live, or heard once; names: of the layers."""
-    noise = Noise(settings.noise_share, *settings.noise_db)
+    times = restored(student, supervision.teacher, settings)
     place, seconds = Path(settings.cache).expanduser() if settings.cache else cache_folder(), settings.forward_seconds
     if settings.targets == "codes":
         recall = codes(accelerator, supervision, clips, seconds, settings.codebooks, place)
         coded = [*names, *["interface"] * supervision.summary]
-        objective = CodeDistillation(clips, student, recall, coded, noise)
+        objective = CodeDistillation(clips, student, recall, coded, settings.surroundings(), times)
     else:
         if settings.targets == "online":
             targets = online(supervision)
@@ -160,7 +186,9 @@ def look(
         else:
             accelerator.print(f"the teacher listens to {clips.seconds() / 3600:.2f} h of audio, once")
             targets = memory(supervision, clips, seconds, accelerator.device)
-        objective = Distillation(clips, student, targets, names, supervision.told, noise)
+        objective = Distillation(
+            clips, student, targets, names, supervision.told, settings.surroundings(), posteriors, times
+        )
     if settings.targets != "online":
         supervision.to("cpu")  # it has said all it has to say; a GPU has other uses for its memory
     return objective

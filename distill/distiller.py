@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from distill.balance import GradientNorms
 from distill.features import Encoder, Features
 from distill.fusion import align_time
 from distill.losses import LOSSES, Agreement
 
-BALANCE = ("equal", "uncertainty")
+BALANCE = ("equal", "uncertainty", "gradient")
 
 
 def pairs(student_layers: int, teacher_layers: int, count: int) -> list[tuple[int, int]]:
@@ -43,13 +44,15 @@ class Outcome:
     count: Tensor  # () valid frames
     agreement: Agreement  # of the K targets, group after group
     interface: Agreement | None  # of the interface output, K = 1, where it is a target
+    told: Features | None  # the interface output as the student tells it, one layer on its own frames
 
 
 class Distiller(nn.Module):
     """A student and one head per target; the heads stay behind when the student is published.
 
     loss_sum / count = mean over groups of the mean of their layers' losses by `weights`
-    + interface_weight * the interface's loss. drop, balance: see `_balanced`.
+    + interface_weight * the interface's loss. drop, balance: see `_balanced`; passes: of a process in a step.
+    times: frames that the heads tell of each of the student's, for a teacher of a higher rate; the loss is over those.
     """
 
     def __init__(
@@ -63,18 +66,22 @@ class Distiller(nn.Module):
         *,
         drop: float = 0.0,
         balance: str = "equal",
+        passes: int = 1,
+        times: int = 1,
     ):
         super().__init__()
         _check(student, groups, loss, weights)
         self.student, self.groups = student, tuple(groups)
         self.layers = tuple(layer for group in groups for layer, _ in group.pairs)
         self.widths = tuple(group.width for group in groups for _ in group.pairs)
-        self.heads = nn.ModuleList(_head(student.width, width) for width in self.widths)
-        self.interface_head = None if interface_width is None else _head(student.width, interface_width)
+        self.interface_width, self.times = interface_width, times
+        self.heads = nn.ModuleList(_head(student.width, width, times) for width in self.widths)
+        self.interface_head = None if interface_width is None else _head(student.width, interface_width, times)
         self.loss = LOSSES[loss]
         self.weights = tuple(weight / sum(weights) for weight in weights)  # no buffer: bf16 would round it
         self.interface_weight, self.drop = interface_weight, drop
         self.doubts = nn.Parameter(torch.zeros(len(groups))) if balance == "uncertainty" else None
+        self.norms = GradientNorms(len(groups), passes) if balance == "gradient" else None
 
     def forward(self, audio_BN: Tensor, lengths_B: Tensor, targets: Features, interface_BTD: Tensor | None) -> Outcome:
         """targets: the layers named by `groups`, narrow ones with zeros to the width of the widest; interface_BTD: on
@@ -83,16 +90,24 @@ class Distiller(nn.Module):
         if (interface_BTD is None) != (self.interface_head is None):
             raise ValueError("an interface target and interface_width belong together: give both or neither")
         heard = self.student(audio_BN, lengths_B)
-        told = [head(heard.hidden[:, layer]) for head, layer in zip(self.heads, self.layers, strict=True)]
+        told = [self._told(head, heard, layer) for head, layer in zip(self.heads, self.layers, strict=True)]
         pred_BKTD = torch.stack([pad(part, (0, max(self.widths) - part.shape[2])) for part in told], dim=1)
-        sums_K, count, agreement = self._compare(pred_BKTD, targets, heard, self.widths)
-        loss_sum = self._balanced(self._by_group(sums_K), count).mean()
-        if self.interface_head is None or interface_BTD is None:
-            return Outcome(loss_sum, count, agreement, None)
-        pred_B1TD = self.interface_head(heard.hidden[:, -1:])
+        sums_K, count, agreement = self._compare(self._finer(heard, pred_BKTD), targets, self.widths)
+        loss_sum = self._balanced(self._by_group(sums_K), count, heard.hidden).mean()
+        if self.interface_head is None or self.interface_width is None or interface_BTD is None:
+            return Outcome(loss_sum, count, agreement, None, None)
+        pred = self._finer(heard, self._told(self.interface_head, heard, -1)[:, None])
         stack = Features(interface_BTD[:, None], targets.lengths, targets.grid)
-        sums_1, _, interface = self._compare(pred_B1TD, stack, heard, [self.interface_head.out_features])
-        return Outcome(loss_sum + self.interface_weight * sums_1.sum(), count, agreement, interface)
+        sums_1, _, interface = self._compare(pred, stack, [self.interface_width])
+        return Outcome(loss_sum + self.interface_weight * sums_1.sum(), count, agreement, interface, pred)
+
+    def _told(self, head: nn.Module, heard: Features, layer: int) -> Tensor:
+        """What a head says of a layer: (B, T * times, D)."""
+        return head(heard.hidden[:, layer]).unflatten(2, (self.times, -1)).flatten(1, 2)
+
+    def _finer(self, heard: Features, pred_BKTD: Tensor) -> Features:
+        """Predictions with the frames they stand for."""
+        return Features(pred_BKTD, heard.lengths * self.times, heard.grid.finer(self.times))
 
     def _by_group(self, sums_K: Tensor) -> Tensor:
         """The loss sum of each group, its layers by their weights: (G,)."""
@@ -100,11 +115,12 @@ class Distiller(nn.Module):
         weighted = [weight * layer_sum for weight, layer_sum in zip(weights, sums_K, strict=True)]
         return torch.stack(weighted).view(len(self.groups), -1).sum(1)
 
-    def _balanced(self, sums_G: Tensor, count: Tensor) -> Tensor:
+    def _balanced(self, sums_G: Tensor, count: Tensor, hidden_BLTD: Tensor) -> Tensor:
         """The groups' loss sums as they count in this pass.
 
         In training a group is dropped with the probability `drop`, but never the one with the highest loss (UNIC,
-        arXiv 2408.05088). By uncertainty (arXiv 1705.07115) a loss L counts as exp(-s) L + s with a learned s.
+        arXiv 2408.05088). By uncertainty (arXiv 1705.07115) a loss L counts as exp(-s) L + s with a learned s; by
+        gradient see GradientNorms.
         """
         kept_G = torch.ones_like(sums_G)
         if self.drop and self.training:
@@ -112,16 +128,16 @@ class Distiller(nn.Module):
             kept_G = (drawn_G | (sums_G == sums_G.max())).to(sums_G.dtype)
         if self.doubts is not None:
             sums_G = (-self.doubts).exp() * sums_G + self.doubts * count
+        if self.norms is not None:
+            sums_G = self.norms(sums_G, count, hidden_BLTD) * sums_G
         return kept_G * sums_G
 
-    def _compare(
-        self, pred_BKTD: Tensor, targets: Features, heard: Features, widths: Sequence[int]
-    ) -> tuple[Tensor, Tensor, Agreement]:
-        """Loss sums of each target, valid frames and agreement, on the student's frames."""
-        target_BKTD = align_time(targets, heard.grid, heard.lengths, frames=heard.hidden.shape[2]).hidden
-        mask_BT = heard.mask()
-        sums_K, count = self._each(pred_BKTD, target_BKTD, mask_BT, widths)
-        return sums_K, count, Agreement.of(pred_BKTD, target_BKTD, mask_BT)
+    def _compare(self, pred: Features, targets: Features, widths: Sequence[int]) -> tuple[Tensor, Tensor, Agreement]:
+        """Loss sums of each target, valid frames and agreement, on the predictions' frames."""
+        target_BKTD = align_time(targets, pred.grid, pred.lengths, frames=pred.hidden.shape[2]).hidden
+        mask_BT = pred.mask()
+        sums_K, count = self._each(pred.hidden, target_BKTD, mask_BT, widths)
+        return sums_K, count, Agreement.of(pred.hidden, target_BKTD, mask_BT)
 
     def _each(
         self, pred_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor, widths: Sequence[int]
@@ -137,12 +153,13 @@ class Distiller(nn.Module):
         return torch.stack([parts[number] for number in range(len(widths))]), count
 
 
-def _head(width: int, target_width: int) -> nn.Linear:
-    """The identity between equal widths (DPHuBERT), else orthogonal: a start that does not scale."""
-    head = nn.Linear(width, target_width)
+def _head(width: int, target_width: int, times: int) -> nn.Linear:
+    """For each of its frames the identity between equal widths (DPHuBERT), else orthogonal: a start without scaling."""
+    head = nn.Linear(width, times * target_width)
     nn.init.zeros_(head.bias)
     init = nn.init.eye_ if width == target_width else nn.init.orthogonal_
-    init(head.weight)
+    for part in head.weight.detach().chunk(times):
+        init(part)
     return head
 
 

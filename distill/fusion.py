@@ -186,6 +186,15 @@ class Standardiser(nn.Module):
         hidden_BLTD = _zero_padding_(scaled_BLTD, features.lengths).to(features.hidden.dtype)
         return replace(features, hidden=hidden_BLTD)
 
+    def undo(self, features: Features) -> Features:
+        """The features before `forward`, which a dead channel had at its mean; padding stays zero."""
+        hidden_BLTD = features.hidden.float()
+        if self.how == "phi-s":
+            hidden_BLTD = hidden_BLTD @ self.rotation
+        std_LD = self.std.masked_fill(self.std.isinf(), 0.0)
+        hidden_BLTD = hidden_BLTD * std_LD[:, None] + self.mean[:, None]
+        return replace(features, hidden=_zero_padding_(hidden_BLTD, features.lengths))
+
 
 class Sum(nn.Module):
     """Sum of aligned stacks over sqrt(N), which keeps the scale; unequal widths are projected first."""

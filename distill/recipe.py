@@ -17,7 +17,7 @@ from distill.data.splits import SPLITS
 from distill.distiller import BALANCE
 from distill.evaluation import Evaluate
 from distill.fusion import COMBINE, STANDARDISE
-from distill.harder import Masking
+from distill.harder import Masking, Noise, Room, Surroundings
 from distill.interface import INTERFACES
 from distill.limits import RecipeError, as_many, check, listed, within
 from distill.losses import LOSSES
@@ -166,28 +166,46 @@ class Distill:
     layers: int = within(4, least=1)  # K evenly spaced pairs of a student layer and a layer of each source
     layer_weights: list[float] = within((), least=0)  # one for each pair of a source; empty: equal
     interface_weight: float = within(0.5, least=0)  # of the interface's output as a target too; 0: none
+    posteriors_weight: float = within(0.0, least=0)  # of what the teacher's task heads make of that output; 0: none
+    restore_rate: bool = True  # a student of fewer frames than its teacher tells all of them; false: as many as it has
     mask: float = within(
         0.0, least=0, below=1
     )  # share of frames that the student does not hear, and all the same tells
     mask_span: int = within(10, least=1)  # frames masked in a row
     noise_share: float = within(0.0, least=0)  # of the clips, over which the student hears noise or another clip
     noise_db: list[float] = field(default_factory=lambda: [0.0, 20.0])  # signal-to-noise ratio, lowest and highest
+    reverb_share: float = within(0.0, least=0)  # of the clips, which the student hears in a room
+    reverb_seconds: list[float] = within((0.1, 0.6), least=0.01)  # until 60 dB down, shortest and longest
     drop: float = within(0.0, least=0, below=1)  # how often a source is left out of a pass, unless its loss is highest
-    balance: str = within("equal", menu=BALANCE)  # weights of the sources; by uncertainty they are learned
+    balance: str = within("equal", menu=BALANCE)  # weights of the sources: 1, or learned
     save_every: int = within(100, least=1)  # optimizer steps
     log_every: int = within(10, least=1)  # optimizer steps
 
     def __post_init__(self):
         check("distill.", self)
-        as_many("distill.noise_db", self.noise_db, "it needs", 2)
-        if self.noise_db[0] > self.noise_db[1] or self.noise_share > 1:
-            raise RecipeError(
-                f"distill.noise_db={self.noise_db} must rise, distill.noise_share={self.noise_share:g} be 1 at most"
-            )
+        drawn = {"noise": (self.noise_share, "db", self.noise_db)}
+        drawn |= {"reverb": (self.reverb_share, "seconds", self.reverb_seconds)}
+        for name, (share, unit, limits) in drawn.items():
+            as_many(f"distill.{name}_{unit}", limits, "it needs", 2)
+            if limits[0] > limits[1] or share > 1:
+                raise RecipeError(
+                    f"distill.{name}_{unit}={limits} must rise, distill.{name}_share={share:g} be 1 at most"
+                )
         if self.targets == "codes" and (self.drop or self.balance != "equal"):
             raise RecipeError("distill.targets=codes has sources of equal weight; leave out distill.drop and balance")
+        if self.posteriors_weight and (self.targets == "codes" or not self.interface_weight):
+            raise RecipeError(
+                "distill.posteriors_weight is of what task heads make of the interface's output, which needs "
+                f"distill.interface_weight above 0, got {self.interface_weight:g}, and distill.targets other than codes"
+            )
+        if self.balance == "gradient" and self.supervise == "fused":
+            raise RecipeError("distill.balance=gradient weighs sources; choose distill.supervise=separate or both")
         if self.layer_weights:
             as_many("distill.layer_weights", self.layer_weights, "distill.layers is", self.layers)
+
+    def surroundings(self) -> Surroundings:
+        """What the student hears besides the clips, or of them."""
+        return Surroundings(Room(self.reverb_share, *self.reverb_seconds), Noise(self.noise_share, *self.noise_db))
 
     def masking(self) -> Masking | None:
         """How the student is masked; None: not at all."""

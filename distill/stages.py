@@ -21,6 +21,7 @@ from distill.features import Encoder, parameters
 from distill.files import read_json, write_json
 from distill.finetune import Downstream, finetune, score
 from distill.loop import Plan
+from distill.posteriors import posteriors
 from distill.recipe import Distill, Finetune, Fit
 from distill.report import write_comparison, write_report
 from distill.run import Run, newer
@@ -77,12 +78,12 @@ def distill_student(
     passes = accumulation(settings.batch_seconds, settings.forward_seconds, runtime.processes())
     accelerator = runtime.start(machine, accumulation=passes, clip=settings.clip, logs=run.folder / "tensorboard")
     accelerator.init_trackers("distill")
-    distiller = distillation.distill(
-        accelerator, teacher, student, clips, settings, plan(run, "distill", settings, passes), run.folder
-    )
+    goes, tasks = plan(run, "distill", settings, passes), [TASKS[name] for name in run.recipe.fit.tasks]
+    heads = posteriors(teacher, tasks, clips, saved_heads(run.teacher), settings.posteriors_weight)
+    distiller = distillation.distill(accelerator, teacher, student, clips, settings, goes, run.folder, heads)
     if accelerator.is_main_process:
-        heads = {name: weight for name, weight in distiller.state_dict().items() if not name.startswith("student.")}
-        export(distiller.student, heads, run.student)
+        learned = {name: weight for name, weight in distiller.state_dict().items() if not name.startswith("student.")}
+        export(distiller.student, learned, run.student)
         Checkpoints(run.folder / "checkpoints" / "distill").remove()
     accelerator.wait_for_everyone()
     runtime.finish(accelerator)

@@ -97,8 +97,9 @@ def tiny_student(
     width: int = 32,
     seed: int = 5,
     masking: Masking | None = None,
+    halved: bool = False,
 ) -> Waveform:
-    """A student no wider than it must be."""
+    """A student no wider than it must be; halved: of 25 frames a second, and not 50."""
     return build_student(
         architecture=architecture,
         layers=layers,
@@ -106,8 +107,8 @@ def tiny_student(
         heads=4,
         feedforward=64,
         conv_channels=16,
-        conv_kernel=[20, 6, 3, 2, 2],
-        conv_stride=[10, 4, 2, 2, 2],
+        conv_kernel=[20, 6, 3, 2, 2] + [2] * halved,
+        conv_stride=[10, 4, 2, 2, 2] + [2] * halved,
         positions=16,
         position_groups=4,
         dropout=0.0,
@@ -126,6 +127,7 @@ ENCODERS: dict[str, Callable[[], Encoder]] = {
     "hubert stable layer norm": lambda: Waveform(tiny_model("hubert", norm="layer", stable=True), normalize=True),
     "whisper, fast": lambda: WhisperEncoder(tiny_whisper_model(), "fast"),
     "student": lambda: tiny_student("hubert").eval(),
+    "student of half the rate": lambda: tiny_student("hubert", halved=True).eval(),
     "wavlm student": lambda: tiny_student("wavlm").eval(),
 }
 

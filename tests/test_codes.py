@@ -112,6 +112,19 @@ def test_the_loss_is_the_cross_entropy_of_valid_frames(heard):
     assert int(out.count) == int(codes.lengths.sum())
 
 
+def test_a_student_of_half_the_frames_tells_all_codes(build_tiny_student):
+    student = build_tiny_student(halved=True).eval()
+    audio_BN, lengths_B = 0.1 * torch.randn(1, 16_000), torch.tensor([16_000])
+    hidden = student(audio_BN, lengths_B).hidden
+    distiller, frames = CodeDistiller(student, [2], 3, [1.0], 2), 2 * hidden.shape[2]
+    index = torch.randint(0, CODES, (1, 1, frames, 3), dtype=torch.uint8)
+    out = distiller(audio_BN, lengths_B, Codes(index, torch.tensor([frames]), student.grid.finer(2)))
+    logits = distiller.heads[0](hidden[0, 2]).view(frames, 3, CODES).log_softmax(2)
+    expected = -logits.gather(2, index[0, 0, ..., None].long()).mean((1, 2)).sum()
+    torch.testing.assert_close(out.loss_sum, expected)
+    assert int(out.count) == frames
+
+
 def test_codes_in_the_padding_change_nothing(heard):
     distiller, audio_BN, lengths_B, codes = heard
     other = codes.index.clone()

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from distill.data.batches import Batch, deal
 from distill.data.clips import pad
-from distill.distillation import Distillation, build, sources, supervise
+from distill.distillation import Distillation, build, restored, sources, supervise
 from distill.fit import Fit, Fitting, Labels
 from distill.frozen import Frozen
+from distill.posteriors import posteriors
 from distill.recipe import Distill
 from distill.targets import memory, online
 from distill.tasks import TASKS
@@ -56,17 +57,27 @@ def assert_dealing_changes_nothing(objective, model: nn.Module) -> None:
             assert objective.read(other_tally)[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
 
 
-@pytest.mark.parametrize("by", ["fused", "both"])
-def test_the_distillation_loss_does_not_depend_on_how_a_step_is_dealt(noises, teacher, build_tiny_student, by):
-    clips = noises.select(range(7))
-    student = build_tiny_student()
+@pytest.mark.parametrize(
+    ("by", "weight", "halved"),
+    [("fused", 0.0, False), ("both", 0.0, False), ("fused", 2.0, False), ("both", 2.0, True)],
+)
+def test_the_distillation_loss_does_not_depend_on_how_a_step_is_dealt(
+    clips, teacher, build_tiny_student, by, weight, halved
+):
+    clips = clips.select(range(7))
+    student = build_tiny_student(halved=halved)
     settings = Distill(layers=2, interface_weight=0.5, supervise=by)
     groups = sources(student, teacher, settings)
+    times = restored(student, teacher, settings)
+    assert times == 1 + halved
     model = build(student, teacher, settings, groups, 0)
     supervision = supervise(teacher, groups, settings, torch.float32)
     names = [name for group in groups for name in group.names()]
+    tasks = [Labels.of(task, clips).task for task in TASKS.values()]
+    fitted = nn.ModuleDict({task.name: task.head(teacher.interface.width) for task in tasks}).state_dict()
+    heads = posteriors(teacher, list(TASKS.values()), clips, fitted, weight)
     for targets in (online(supervision), memory(supervision, clips, 5.0, torch.device("cpu"))):
-        objective = Distillation(clips, student, targets, names, supervision.told)
+        objective = Distillation(clips, student, targets, names, supervision.told, posteriors=heads, times=times)
         assert_dealing_changes_nothing(objective, model.eval())
 
 

@@ -7,6 +7,7 @@ from torch import nn
 from distill.distiller import BALANCE, Distiller, Group, pairs
 from distill.features import Encoder, Features, Grid, zero_padding
 from distill.fusion import align_time
+from distill.waveform import front_end_grid
 
 HOP = 320
 GRID = Grid(50.0, 0.01)
@@ -15,9 +16,9 @@ GRID = Grid(50.0, 0.01)
 class Slices(Encoder):
     """A student that reads frames of HOP samples; layer l is a projection times l + 1."""
 
-    def __init__(self, layers: int = 4, width: int = 6):
+    def __init__(self, layers: int = 4, width: int = 6, grid: Grid = GRID):
         super().__init__()
-        self.grid, self.layers, self.width = GRID, layers, width
+        self.grid, self.layers, self.width = grid, layers, width
         self.project = nn.Linear(HOP, width, bias=False)
 
     def frames(self, samples_B):
@@ -159,6 +160,37 @@ def test_targets_on_another_grid_are_brought_to_the_students(grid):
     assert torch.equal(heard.loss_sum, expected.loss_sum)
 
 
+def test_a_student_of_half_the_frames_tells_all_of_its_teachers():
+    """By hand: frame t of the student tells frames 2 t and 2 t + 1, by the halves of a head's output."""
+    model = distiller(groups=WIDE, interface_width=6, loss="mse", student=Slices(grid=Grid(25.0, 0.02)), times=2)
+    with torch.no_grad():
+        for head in (*model.heads, model.interface_head):
+            assert torch.equal(head.weight[:6], head.weight[6:]) and torch.equal(head.weight[:6], torch.eye(6))
+            head.weight.normal_()
+    audio, lengths, _, _ = batch([7, 4])
+    heard = model.student(audio, lengths)
+    told = torch.zeros(3, 2, 14, 6)  # two layers and the interface
+    for number, (layer, head) in enumerate(zip((1, 3, 3), (*model.heads, model.interface_head), strict=True)):
+        for frame in range(7):
+            both = heard.hidden[:, layer, frame] @ head.weight.T
+            told[number, :, 2 * frame], told[number, :, 2 * frame + 1] = both[:, :6], both[:, 6:]
+    targets = Features(told[:2].transpose(0, 1).detach(), 2 * heard.lengths, Grid(50.0, 0.01))
+    outcome = model(audio, lengths, targets, told[2].detach())
+    assert outcome.loss_sum.item() == pytest.approx(0.0, abs=1e-6) and outcome.count == 22
+    assert outcome.told.hidden.shape == (2, 1, 14, 6) and outcome.told.lengths.tolist() == [14, 8]
+    late = Features(targets.hidden.roll(1, 2), targets.lengths, targets.grid)
+    assert model(audio, lengths, late, told[2].detach()).loss_sum > 1
+
+
+def test_finer_frames_lie_within_the_coarse_ones():
+    coarse = front_end_grid((20, 6, 3, 2, 2, 2), (10, 4, 2, 2, 2, 2))
+    fine = front_end_grid((20, 6, 3, 2, 2), (10, 4, 2, 2, 2))
+    assert coarse.rate == 25.0 and coarse.finer(2).rate == fine.rate
+    assert coarse.finer(2).first == pytest.approx(fine.first, abs=1e-12)
+    assert coarse.finer(1) == coarse
+    torch.testing.assert_close(coarse.finer(3).centres(9).view(3, 3).mean(1), coarse.centres(3))
+
+
 def test_weights_count_by_their_ratio():
     inputs = batch([7, 4])
     one, same = distiller(weights=[1.0, 3.0])(*inputs), distiller(weights=[10.0, 30.0])(*inputs)
@@ -207,7 +239,7 @@ def test_a_group_is_dropped_unless_its_loss_is_the_highest():
     model = distiller(groups=TWO, drop=0.75, interface_weight=0.0)
     whole = distiller(groups=TWO, interface_weight=0.0)
     with torch.no_grad():
-        sums = whole._by_group(torch.tensor([1.0, 1.0, 3.0, 3.0])), torch.tensor(1)
+        sums = whole._by_group(torch.tensor([1.0, 1.0, 3.0, 3.0])), torch.tensor(1), torch.zeros(())
         drawn = torch.stack([model._balanced(*sums) for _ in range(count)])
         assert (drawn[:, 1] == 3.0).all(), "the highest"
         assert set(drawn[:, 0].tolist()) == {0.0, 1.0}
@@ -217,12 +249,12 @@ def test_a_group_is_dropped_unless_its_loss_is_the_highest():
 
 def test_a_learned_doubt_settles_at_the_logarithm_of_the_loss():
     inputs = two_groups()
-    model, equal = (distiller(groups=TWO, interface_weight=0.0, balance=balance) for balance in BALANCE[::-1])
+    model, equal = (distiller(groups=TWO, interface_weight=0.0, balance=balance) for balance in BALANCE[1::-1])
     assert torch.equal(model(*inputs).loss_sum, equal(*inputs).loss_sum), "no doubt at the start"
     sums, count = torch.tensor([2.0, 40.0]), torch.tensor(10)
     with torch.no_grad():
         model.doubts.copy_((sums / count).log())
-    (gradient,) = torch.autograd.grad(model._balanced(sums, count).sum(), [model.doubts])
+    (gradient,) = torch.autograd.grad(model._balanced(sums, count, torch.zeros(())).sum(), [model.doubts])
     torch.testing.assert_close(gradient, torch.zeros(2), atol=1e-5, rtol=0)
 
 

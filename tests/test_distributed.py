@@ -12,6 +12,7 @@ from miniature import CONFIG, ROOT, Miniature, journal, on, weights
 from distill.runtime import free_port
 
 STAGES = ["stages=[fit,distill]", "student.dropout=0"]  # dropout draws other masks in another process
+STAGES += ["distill.posteriors_weight=0.5"]
 BOTH = os.sched_getaffinity(0)  # a core for each process, where there are two
 LEARNED = 1e-3  # how far the student's weights move at least, root mean square
 
@@ -97,6 +98,7 @@ def test_two_processes_evaluate_as_one(miniature: Miniature, launched, tmp_path)
 def test_two_processes_equal_one_with_targets_on_the_disk(miniature: Miniature, untaught, tmp_path, mode):
     """Each writes its share of them; the codebooks are learned by the first alone."""
     given = [f"distill.targets={mode}", f"distill.cache={tmp_path / 'alone' / 'cache'}"]
+    given += ["distill.posteriors_weight=0"] * (mode == "codes")
     miniature.run(miniature.words(tmp_path / "alone", *STAGES, *given))
     given[1] = f"distill.cache={tmp_path / 'both' / 'cache'}"
     run, said = together(miniature, CONFIG, tmp_path / "both", *given)

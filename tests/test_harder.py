@@ -1,11 +1,12 @@
 """What the student hears less of than its teacher: masked frames and noise, drawn anew in every pass."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_student
 
-from distill.features import Features, frame_mask
-from distill.harder import QUIET, Masking, Noise, coloured
+from distill.features import SAMPLE_RATE, Features, frame_mask
+from distill.harder import QUIET, Masking, Noise, Room, Surroundings, coloured, convolved, responses
 from students.export import export, open_student
 
 LENGTHS = torch.tensor([16_000, 9_000, 12_000])
@@ -63,6 +64,48 @@ def test_noise_comes_to_a_share_of_the_clips_and_is_at_times_another_clip():
     alike = torch.cosine_similarity(added, other, dim=1)[noisy]
     speech = alike > 0.99
     assert 0.3 < float(speech.float().mean()) < 0.7 and float(alike[~speech].abs().max()) < 0.2
+
+
+def test_a_room_convolves_each_clip_and_leaves_its_sounds_in_place():
+    torch.manual_seed(0)
+    clean, response = batch()[:, :300], responses(torch.tensor([0.02, 0.03, 0.02]), 200)
+    heard = convolved(clean, response)
+    for clip, (audio, own) in enumerate(zip(clean.numpy(), response.numpy(), strict=True)):
+        assert np.allclose(heard[clip], np.convolve(audio, own)[:300], atol=1e-5)
+    assert (response[:, 0] == 1).all(), "direct sound comes at once"
+    pulse = Room(1.0, 0.3, 0.3).over(torch.eye(2, 4000)[:, torch.arange(4000).roll(1000)], torch.tensor([4000, 4000]))
+    assert pulse.abs().argmax(1).tolist() == [1000, 1001] and float(pulse[:, :1000].abs().max()) < 1e-6
+
+
+def test_a_rooms_tail_falls_by_60_decibels_in_the_time_drawn():
+    torch.manual_seed(0)
+    response = responses(torch.full((200,), 0.25), 4000)[:, 1:]
+    early, late = (10 * torch.log10(response[:, part].square().mean()) for part in (slice(0, 500), slice(2000, 2500)))
+    assert float(early - late) == pytest.approx(60 * 2000 / SAMPLE_RATE / 0.25, abs=0.5)
+    energy = responses(torch.full((200,), 0.25), 4000)[:, 1:].norm(dim=1)
+    assert 0.3 <= float(energy.min()) < 0.4 and 0.9 < float(energy.max()) <= 1.0
+
+
+def test_a_room_keeps_energy_and_padding_and_comes_to_a_share_of_the_clips():
+    torch.manual_seed(0)
+    clean, lengths = batch().repeat(40, 1), LENGTHS.repeat(40)
+    heard = Room(0.5, 0.1, 0.6).over(clean, lengths)
+    assert not heard[~frame_mask(lengths, 16_000)].any()
+    torch.testing.assert_close(heard.square().sum(1), clean.square().sum(1))
+    changed = (heard != clean).any(1)
+    assert 0.35 < float(changed.float().mean()) < 0.65
+    assert torch.equal(Room(0.0, 0.1, 0.6).over(clean, lengths), clean)
+
+
+def test_noise_comes_after_the_room_and_a_seed_gives_both_again():
+    both = Surroundings(Room(1.0, 0.1, 0.6), Noise(1.0, 3.0, 3.0))
+    torch.manual_seed(0)
+    heard = both.over(batch(), LENGTHS)
+    torch.manual_seed(0)
+    there = both.room.over(batch(), LENGTHS)
+    assert torch.equal(both.noise.over(there, LENGTHS), heard)
+    added = (heard - there).square().sum(1) / there.square().sum(1)
+    torch.testing.assert_close(-10 * torch.log10(added), torch.full((3,), 3.0))
 
 
 def test_one_clip_alone_gets_noise_and_not_itself():

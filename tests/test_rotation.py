@@ -85,6 +85,15 @@ def test_one_scale_keeps_distances_but_for_that_scale(how):
     torch.testing.assert_close(after, before / standardise.std[:, :1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("how", ["channel", "layer", "phi-s"])
+def test_every_way_can_be_undone(how):
+    features = heard()
+    standardise, scaled = standardised(how)
+    mask_BT11 = features.mask()[:, :, None, None]
+    expected = (features.hidden.transpose(1, 2) * mask_BT11).transpose(1, 2)
+    torch.testing.assert_close(standardise.undo(scaled).hidden, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_moments_with_products_add_up():
     features = heard()
     parts = [Features(features.hidden[n : n + 1], features.lengths[n : n + 1], GRID) for n in range(2)]

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from miniature import Miniature, Moment
+from safetensors import safe_open
 
 from distill.caching import StoreError, open_store
 from distill.data.batches import Batch
@@ -218,7 +219,10 @@ def test_half_the_bits_give_nearly_the_same_targets(teacher, clips):
     assert 1e-5 < distance(told, expected) < 0.05
 
 
-ON_DISK = {"cached": ["distill.targets=cached", "distill.cache_precision=int8"], "codes": ["distill.targets=codes"]}
+ON_DISK = {
+    "cached": ["distill.targets=cached", "distill.cache_precision=int8", "distill.posteriors_weight=0.5"],
+    "codes": ["distill.targets=codes"],
+}
 MOMENTS = {
     "cached": [
         Moment("os.rename", ".frames.", count=3),
@@ -255,3 +259,5 @@ def test_killed_while_writing_targets_a_run_goes_on_as_if_it_were_not(miniature:
 def assert_same_student(run: Path, reference: Path) -> None:
     for name in ("student/model.safetensors", "student/heads.safetensors"):
         assert (run / name).read_bytes() == (reference / name).read_bytes(), f"{name} differs"
+    with safe_open(run / "student/heads.safetensors", "pt") as kept:
+        assert all(name.startswith(("heads.", "interface_head.")) for name in kept.keys()), "of the teacher's there"

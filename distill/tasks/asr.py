@@ -48,6 +48,7 @@ class Asr(Task):
     vocabulary: tuple[str, ...] = ()
     lower_is_better = True
     crop_seconds = None
+    framewise = True
 
     def select(self, clips: Clips) -> np.ndarray:
         return np.flatnonzero([bool(text) for text in self.references(clips)])
@@ -76,7 +77,7 @@ class Asr(Task):
         self, outputs: Tensor | Spelled, lengths_B: Tensor, targets: Sequence[Tensor], progress: float
     ) -> tuple[Tensor, int]:
         """Counted in symbols. A clip with fewer frames than CTC needs adds nothing."""
-        outputs, lengths_B = outputs if isinstance(outputs, Spelled) else Spelled(outputs, lengths_B)
+        outputs, lengths_B = self.logits(outputs, lengths_B)
         sizes_B = torch.tensor([len(target) for target in targets], device=outputs.device)
         targets_BS = pad_sequence(list(targets), batch_first=True).to(outputs.device)
         if progress < self.flat:
@@ -85,8 +86,11 @@ class Asr(Task):
         total = F.ctc_loss(scores_TBC, targets_BS, lengths_B, sizes_B, BLANK, reduction="sum", zero_infinity=True)
         return total, int(sizes_B.sum())
 
+    def logits(self, outputs: Tensor | Spelled, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        return outputs if isinstance(outputs, Spelled) else (outputs, lengths_B)
+
     def predictions(self, outputs: Tensor | Spelled, lengths_B: Tensor) -> list[str]:
-        outputs, lengths_B = outputs if isinstance(outputs, Spelled) else Spelled(outputs, lengths_B)
+        outputs, lengths_B = self.logits(outputs, lengths_B)
         best = outputs.argmax(-1).cpu()
         return [self._spell(row[:length]) for row, length in zip(best, lengths_B.tolist(), strict=True)]
 

@@ -57,6 +57,9 @@ class Classification(Task):
         wanted_B = torch.stack(list(targets)).to(outputs.device)
         return F.cross_entropy(outputs.float(), wanted_B, reduction="sum"), len(targets)
 
+    def logits(self, outputs: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        return outputs[:, None], torch.ones_like(lengths_B)
+
     def predictions(self, outputs: Tensor, lengths_B: Tensor) -> list[str]:
         return [self.vocabulary[i] for i in outputs.argmax(-1).tolist()]
 

@@ -84,6 +84,10 @@ class SpeakerVerification(Task):
         logits_BS = SCALE * (outputs.cosines_BS.float() - lead_BS)
         return F.cross_entropy(logits_BS, wanted_B, reduction="sum"), len(targets)
 
+    def logits(self, outputs: Voices, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the training speakers, without the margin."""
+        return SCALE * outputs.cosines_BS[:, None], torch.ones_like(lengths_B)
+
     def predictions(self, outputs: Voices, lengths_B: Tensor) -> list[np.ndarray]:
         return list(outputs.embedding_BE.detach().float().cpu().numpy())
 

@@ -22,6 +22,7 @@ class Task(ABC):
     lower_is_better: bool
     crop_seconds: float | None  # a clip is cropped to this in training; None: the label needs all of it
     vocabulary: tuple[str, ...]  # characters, speakers or classes, of the training clips alone
+    framewise = False  # its head scores every frame, and not a clip as a whole
 
     @property
     def worst(self) -> float:
@@ -64,6 +65,10 @@ class Task(ABC):
     @abstractmethod
     def loss(self, outputs: Any, lengths_B: Tensor, targets: Sequence[Tensor], progress: float) -> tuple[Tensor, int]:
         """Sum over labels, and their number; `progress` is the share of the training done, in [0, 1)."""
+
+    @abstractmethod
+    def logits(self, outputs: Any, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """What its loss takes the softmax of: (B, T, C), and how many T are a clip's own (B,); 1 if not framewise."""
 
     @abstractmethod
     def predictions(self, outputs: Any, lengths_B: Tensor) -> list:
