@@ -80,9 +80,7 @@ def write_comparison(runs: Sequence[Path], folder: Path) -> Path:
             "scores": tables.score_table(facts, places),
             "costs": tables.cost_table(facts, places),
             "differ": {name: keys for name, keys in differ.items() if keys},
-            "unlike": sorted(
-                {key for keys in differ.values() for key in keys if key.startswith(("data.", "evaluate."))}
-            ),
+            "unlike": sorted({key for keys in differ.values() for key in keys if key.startswith(MEASURED)}),
             "runs": {run.name: os.path.relpath(run, folder) for run in runs},
         }
         return render("comparison", folder, found, list(figures.of_rows(facts, places)))

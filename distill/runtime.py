@@ -19,7 +19,6 @@ from accelerate.utils import (
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     broadcast_object_list,
-    set_seed,
 )
 from torch import Tensor, nn
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -98,13 +97,6 @@ def describe(accelerator: Accelerator) -> str:
     assert settings is not None  # `start` gave it
     zero = settings.zero_stage
     return f"{device}, {processes}, {dtype}, DeepSpeed ZeRO stage {zero}, threads: {torch.get_num_threads()}"
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch alike in every process, and let cuDNN choose the same way every time."""
-    set_seed(seed)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
 
 
 def quiet() -> None:

@@ -11,7 +11,7 @@ import toy
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from miniature import Miniature, write_upstreams
-from small_checkpoints import KINDS, save
+from small_checkpoints import KINDS, save, whisper_config
 from torch import Tensor, nn
 from toy import PLAN, Toy
 from transformers import (
@@ -19,7 +19,6 @@ from transformers import (
     HubertModel,
     WavLMConfig,
     WavLMModel,
-    WhisperConfig,
     WhisperModel,
 )
 
@@ -69,25 +68,8 @@ def tiny_model(family: str, *, norm: str, stable: bool = False, layers: int = 2)
 
 def tiny_whisper_model() -> WhisperModel:
     """A stock Whisper with a window of two seconds."""
-    config = WhisperConfig(
-        vocab_size=60,
-        d_model=32,
-        encoder_layers=2,
-        decoder_layers=1,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        max_source_positions=100,
-        max_target_positions=16,
-        init_std=0.2,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=1,
-    )
     torch.manual_seed(3)
-    return WhisperModel(config).eval()
+    return WhisperModel(whisper_config(2, layers=2)).eval()
 
 
 def tiny_student(

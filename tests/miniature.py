@@ -21,11 +21,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from small_checkpoints import whisper_config
 from transformers import (
     Wav2Vec2FeatureExtractor,
     WavLMConfig,
     WavLMModel,
-    WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
 )
@@ -208,24 +208,7 @@ def write_upstreams(folder: Path) -> None:
     )
     WavLMModel(wavlm).half().save_pretrained(folder / "wavlm")
     Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder / "wavlm")
-    whisper = WhisperConfig(
-        vocab_size=60,
-        d_model=32,
-        encoder_layers=2,
-        decoder_layers=1,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        max_source_positions=150,
-        max_target_positions=16,
-        init_std=0.2,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=1,
-    )
-    WhisperForConditionalGeneration(whisper).half().save_pretrained(folder / "whisper")
+    WhisperForConditionalGeneration(whisper_config(3, layers=2)).half().save_pretrained(folder / "whisper")
     WhisperFeatureExtractor(feature_size=80, chunk_length=3).save_pretrained(folder / "whisper")
 
 

@@ -65,13 +65,13 @@ def seamless() -> tuple[PreTrainedModel, SeamlessM4TFeatureExtractor]:
     return SeamlessM4Tv2Model(config), SeamlessM4TFeatureExtractor()
 
 
-def whisper(channels: int, seconds: int) -> tuple[PreTrainedModel, WhisperFeatureExtractor]:
-    """A Whisper with its decoder and head, and a window of so many seconds."""
-    config = WhisperConfig(
+def whisper_config(seconds: int, *, channels: int = 80, layers: int = LAYERS) -> WhisperConfig:
+    """A thin Whisper with a window of so many seconds."""
+    return WhisperConfig(
         vocab_size=60,
         num_mel_bins=channels,
         d_model=WIDTH,
-        encoder_layers=LAYERS,
+        encoder_layers=layers,
         decoder_layers=1,
         encoder_attention_heads=4,
         decoder_attention_heads=4,
@@ -85,7 +85,12 @@ def whisper(channels: int, seconds: int) -> tuple[PreTrainedModel, WhisperFeatur
         eos_token_id=2,
         decoder_start_token_id=1,
     )
-    return WhisperForConditionalGeneration(config), WhisperFeatureExtractor(channels, chunk_length=seconds)
+
+
+def whisper(channels: int, seconds: int) -> tuple[PreTrainedModel, WhisperFeatureExtractor]:
+    """A Whisper with its decoder and head."""
+    model = WhisperForConditionalGeneration(whisper_config(seconds, channels=channels))
+    return model, WhisperFeatureExtractor(channels, chunk_length=seconds)
 
 
 GROUP = {"feat_extract_norm": "group", "do_stable_layer_norm": False}

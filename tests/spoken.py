@@ -1,4 +1,4 @@
-"""Clips whose labels can be heard, and an encoder that hears them, for tests of what comes after encoders."""
+"""Clips whose labels can be heard, or cannot, and an encoder that hears, for tests of what comes after encoders."""
 
 import io
 
@@ -32,6 +32,13 @@ class Levels(Encoder):
         mixed_BTX = self.mix(torch.stack([blocks_BTN.mean(-1), blocks_BTN.std(-1)], -1))
         hidden_BLTD = mixed_BTX.unflatten(-1, (3, 4)).transpose(1, 2)
         return Features(zero_padding(hidden_BLTD, self.frames(lengths_B)), self.frames(lengths_B), self.grid)
+
+
+def make_clips(**columns: list) -> Clips:
+    """Labels without any sound, for tests that decode none."""
+    count = len(next(iter(columns.values())))
+    rows = {"id": [str(i) for i in range(count)], "samples": [16_000] * count, "audio": [None] * count} | columns
+    return Clips(datasets.Dataset.from_dict(rows))
 
 
 def speak(count: int, seed: int, speakers: int = 4) -> Clips:

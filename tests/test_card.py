@@ -92,6 +92,9 @@ def test_the_metadata_says_where_it_comes_from(facts, result):
     assert data["license"] == "cc-by-sa-3.0" and data["language"] == ["de", "en"]
     assert data["pipeline_tag"] == "feature-extraction" and data["library_name"] == "transformers"
     assert {"speech", "distillation", "fusedistill", *BASE} == set(data["tags"])
+    published = replace(facts, recipe=replace(facts.recipe, data=Data(corpus="librispeech")))
+    assert head(student_card(published, "me/student", result))["datasets"] == ["openslr/librispeech_asr"]
+    assert "datasets" not in data
     tuned = head(finetuned_card(facts, "me/student-asr", result, "asr", "me/student"))
     assert (
         tuned["language"] == ["en"]
@@ -103,6 +106,8 @@ def test_the_metadata_says_where_it_comes_from(facts, result):
 def test_the_model_index_is_what_was_measured_and_nothing_else(facts, result):
     (index,) = head(student_card(facts, "me/student", result))["model-index"]
     found = {one["dataset"]["config"]: one["metrics"] for one in index["results"]}
+    assert {one["dataset"]["split"] for one in index["results"]} == {"test"}
+    assert {m["name"] for metrics in found.values() for m in metrics} >= {"WER, percent", "EER, percent"}
     cells = result["rows"]["student"]["tasks"]
     assert {task: [(m["type"], m["value"]) for m in metrics] for task, metrics in found.items()} == {
         task: [(cell["metric"], round(cell["value"], 2))] for task, cell in cells.items()
@@ -123,6 +128,7 @@ def test_every_number_is_of_the_evaluation(facts, result):
 def test_card_and_evaluation_cannot_part(facts, result):
     """Another evaluation, another card: each measured number moves its own."""
     before = student_card(facts, "me/student", result)
+    assert "| 0.82 |" in before, "what the student keeps of its teacher"
     for task in TASKS:
         for row in ROWS:
             changed = json.loads(json.dumps(result))
@@ -149,6 +155,8 @@ def test_folders_are_no_base_models(facts, tmp_path):
 def test_the_strictest_licence_is_warned_about(facts, name, words):
     card = student_card(replace(facts, licence=name), "me/student")
     assert words in card and complaints(card) == []
+    known = {"license": name} if name != "unknown" else {"license": "other", "license_name": "unknown"}
+    assert {key: value for key, value in head(card).items() if key.startswith("license")} == known
 
 
 def test_each_upstream_is_listed_with_its_licence(facts):
@@ -170,6 +178,7 @@ def test_padding_is_warned_of_where_it_matters(facts):
 
 def test_licences_are_known_or_said_to_be_unknown(tmp_path):
     assert licence("microsoft/wavlm-base-plus") == "cc-by-sa-3.0" and licence("openai/whisper-small") == "apache-2.0"
+    assert licence("facebook/mms-300m") == licence("facebook/mms-1b") == "cc-by-nc-4.0"
     assert licence("someone/something") == "unknown" and licence(str(tmp_path)) == "unknown"
     assert licence(str(Path(__file__).parent.parent / "teachers" / "mini" / "wavlm")) == "apache-2.0"
     assert set(LICENCES.values()) <= set(STRICTER)
@@ -177,5 +186,6 @@ def test_licences_are_known_or_said_to_be_unknown(tmp_path):
 
 def test_the_strictest_is_the_one_that_binds_most():
     assert strictest(["apache-2.0", "cc-by-sa-3.0", "mit"]) == "cc-by-sa-3.0"
+    assert strictest(["cc-by-nc-4.0", "cc-by-sa-3.0"]) == "cc-by-nc-4.0", "no commerce binds more than sharing alike"
     assert strictest(["cc-by-nc-sa-4.0", "cc-by-nc-4.0"]) == "cc-by-nc-sa-4.0"
     assert strictest(["unknown", "cc-by-nc-4.0"]) == "unknown"

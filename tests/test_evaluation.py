@@ -1,5 +1,6 @@
 """Evaluation: cells are fair, repeatable and kept, and all rows are compared on the same clips."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -24,7 +25,8 @@ QUICK = Evaluate(
 )
 
 
-def test_the_rate_is_chosen_on_validation_with_the_first_seed(monkeypatch, splits, tmp_path):
+@pytest.mark.parametrize(("lower", "chosen"), [(False, 3e-3), (True, 1e-3)])
+def test_the_rate_is_chosen_on_validation_with_the_first_seed(monkeypatch, splits, tmp_path, lower, chosen):
     trained = []
 
     def fake_train(task, split, budget, rate, seed, device):
@@ -39,26 +41,32 @@ def test_the_rate_is_chosen_on_validation_with_the_first_seed(monkeypatch, split
     def fake_predict(task, probe, split, batch, device):
         assert split.clips is splits["test"]  # which prefers another rate
         rate, seed = probe
-        return [90 + seed if rate == 1e-2 else 10 + seed] * len(split.clips)
+        return [f"[en]{90 + seed if rate == 1e-2 else 10 + seed}"] * len(split.clips)
 
     monkeypatch.setattr(evaluation, "train", fake_train)
     monkeypatch.setattr(evaluation, "score", fake_score)
     monkeypatch.setattr(evaluation, "predict", fake_predict)
-    monkeypatch.setitem(evaluation.PROTOCOLS, "light", {"er": Prepared()})
+    monkeypatch.setitem(evaluation.PROTOCOLS, "light", {"er": Prepared(lower)})
     parts = {part: Split(clips, None, np.arange(len(clips))) for part, clips in splits.items()}
     cell = evaluate_task("er", parts, Evaluate(tasks=["er"], seeds=[0, 4]), CPU, tmp_path / "cell.npz")
-    assert cell["learning_rate"] == 3e-3
+    assert cell["learning_rate"] == chosen
     assert cell["seeds"] == [10.0, 14.0] and cell["value"] == 12.0
+    assert cell["second"] == 24.0, "other metrics are means over seeds too"
     assert cell["validation"] == {"0.001": 10.0, "0.003": 90.0, "0.01": 10.0}
-    assert trained == [(1e-3, 0), (3e-3, 0), (1e-2, 0), (3e-3, 4)]
+    assert trained == [(1e-3, 0), (3e-3, 0), (1e-2, 0), (chosen, 4)]
     assert cell["clips"] == {"train": 60, "validation": 30, "test": 36} and cell["budget"]["steps"] == 400
     with np.load(tmp_path / "cell.npz") as file:
         assert file["ids"].tolist() == splits["test"].ids
-        assert file["predictions"].tolist() == [[10] * 36, [14] * 36]
+        assert file["predictions"].tolist() == [["10"] * 36, ["14"] * 36], "as references are"
 
 
 class Prepared:
-    metric, lower_is_better = "accuracy", False
+    """Predicts numbers that are told without their language."""
+
+    metric = "accuracy"
+
+    def __init__(self, lower: bool):
+        self.lower_is_better = lower
 
     def prepare(self, clips):
         return self
@@ -67,24 +75,26 @@ class Prepared:
         return clips.column("style")
 
     def comparable(self, predictions):
-        return predictions
+        return [one.removeprefix("[en]") for one in predictions]
 
     def score(self, predictions, clips):
-        return {"accuracy": float(predictions[0])}
+        value = float(predictions[0].removeprefix("[en]"))
+        return {"accuracy": value, "second": 2 * value}
 
 
 def test_each_task_gets_the_features_of_its_own_clips(splits, tmp_path):
     clips = splits["test"]
     languages = ["" if i % 5 < 2 else language for i, language in enumerate(clips.column("language"))]
     partly = Clips(clips.dataset.remove_columns("language").add_column("language", languages))
-    heard = evaluation.hear_splits(
-        Levels(), splits | {"test": partly}, ["sv", "lid"], replace(QUICK, score_clips=20), CPU, tmp_path
-    )
+    asked = replace(QUICK, train_clips=60, score_clips=20)
+    heard = evaluation.hear_splits(Levels(), splits | {"test": partly}, ["sv", "lid"], asked, CPU, tmp_path)
     for parts in heard.values():
         split = parts["test"]
         assert split.cache.lengths[split.rows].tolist() == (split.clips.samples // 320).tolist()
     ids = [set(parts["test"].clips.ids) for parts in heard.values()]
     assert ids[0] - ids[1] and ids[1] - ids[0]
+    train_FLD = heard["sv"]["train"].cache.hidden_FLD.float()  # of all clips, which the scales are measured on
+    torch.testing.assert_close(train_FLD.mean(0), torch.zeros(3, 4), rtol=0, atol=1e-3)
 
 
 def without_costs(result: dict) -> dict:
@@ -116,6 +126,30 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(tmp_path, splits):
     fewer = replace(QUICK, seeds=[3])
     again = evaluate_rows(rows, splits, fewer, tmp_path, CPU, say=lambda _: None)
     assert all(len(cell["seeds"]) == 1 for cell in again["rows"]["one"]["tasks"].values())
+
+
+@pytest.mark.parametrize("change", [{"rows": ["one"]}, {"students": ["runs/other"]}, {"cache": "disk"}])
+def test_what_no_cell_depends_on_makes_none_old(tmp_path, splits, change):
+    row = Levels()
+    evaluate_rows({"one": row}, splits, QUICK, tmp_path, CPU, say=lambda _: None)
+    heard = row.heard
+    evaluate_rows({"one": row}, splits, replace(QUICK, **change), tmp_path, CPU, say=lambda _: None)
+    assert row.heard == heard
+
+
+def test_other_steps_make_the_cells_of_their_task_old_and_no_others(tmp_path, splits):
+    said: list[str] = []
+    evaluate_rows({"one": Levels()}, splits, QUICK, tmp_path, CPU, say=lambda _: None)
+    longer = replace(QUICK, steps=QUICK.steps | {"lid": 7})
+    evaluate_rows({"one": Levels()}, splits, longer, tmp_path, CPU, say=said.append)
+    assert [line.split(":")[0] for line in said] == ["evaluate one", "evaluate one lid"]
+
+
+def test_time_spent_on_hearing_is_counted_once(tmp_path, splits, monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(evaluation, "perf_counter", lambda: float(next(clock)))
+    found = evaluate_rows({"one": Levels()}, splits, QUICK, tmp_path, CPU, say=lambda _: None)
+    assert found["rows"]["one"]["seconds"] == pytest.approx({"hearing": 1.0, "probes": 3.0})
 
 
 def test_the_result_has_its_published_form(tmp_path, splits):

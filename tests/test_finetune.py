@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from spoken import make_clips
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForAudioXVector,
@@ -178,7 +179,6 @@ def test_a_transcript_with_the_tokenizers_own_sign_is_refused(build_tiny_student
 def test_every_clip_that_is_learned_from_has_a_label_however_unequal_the_classes():
     """Balancing balanced classes once more would leave some out."""
     styles = ["calm"] * 2 + ["flat"] * 5 + ["loud"] * 9 + [""]
-    rows = [{"id": str(n), "audio": None, "samples": 16_000, "style": style} for n, style in enumerate(styles)]
-    clips, labels = labelled(TASKS["er"], Clips(datasets.Dataset.from_list(rows)))
+    clips, labels = labelled(TASKS["er"], make_clips(style=styles))
     assert len(clips) == len(labels.targets) == 2 + 5 + 5
     assert [labels.task.vocabulary[int(target)] for target in labels.targets] == clips.column("style")

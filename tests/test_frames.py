@@ -55,6 +55,13 @@ def test_clips_are_heard_in_batches_of_bounded_padded_length():
     assert all(len(rows) * samples[rows].max() <= 8 * 16_000 for rows in found)
 
 
+def test_a_new_file_leaves_an_old_one_of_its_name_alone(tmp_path):
+    """Which another process may still be reading."""
+    old = in_file(tmp_path / "train", (3, 2)).fill_(1.0)
+    in_file(tmp_path / "train", (3, 2)).zero_()
+    assert bool((old == 1.0).all())
+
+
 def test_a_disk_without_room_for_features_is_refused(tmp_path):
     with pytest.raises(OSError, match=r"GB free, the features need 2000000\.0 GB"):
         in_file(tmp_path / "train", (10**12, 10, 100))

@@ -8,7 +8,7 @@ from torch import nn
 from toy import PLAN, Toy, lines
 
 from distill.data.batches import Batches
-from distill.loop import NonFiniteLossError, optimizer, rate, train
+from distill.loop import NonFiniteLossError, optimizer, rate, seed_of, train
 
 
 def test_the_rate_rises_to_its_highest_and_falls_to_a_hundredth():
@@ -35,6 +35,12 @@ def test_biases_and_norms_do_not_decay():
     groups = {group["weight_decay"]: group["params"] for group in optimizer(module, 0.3).param_groups}
     assert {id(weight) for weight in groups[0.3]} == {id(module[0].weight)}
     assert {id(weight) for weight in groups[0.0]} == {id(module[0].bias), *map(id, module[1].parameters())}
+
+
+def test_every_pass_of_every_process_draws_for_itself_and_the_same_again():
+    seeds = [seed_of(*place) for place in itertools.product(range(3), range(40), range(4))]
+    assert len(set(seeds)) == len(seeds)
+    assert seeds == [seed_of(*place) for place in itertools.product(range(3), range(40), range(4))]
 
 
 def test_a_step_in_two_passes_is_one_step(learn, tmp_path):

@@ -8,6 +8,7 @@ import soundfile
 from sounds import load, noise, sound, talkers
 
 from distill.data import manifest
+from distill.data.manifest import Manifest, demand_few_bad
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -20,7 +21,7 @@ def test_bad_files_are_left_out_counted_and_named(tmp_path):
     soundfile.write(tmp_path / "audio" / "0006.wav", noise(8000, 2), 16_000)
     splits, said = load(tmp_path, bad_share=0.2)
     assert sum(map(len, splits.values())) == 16
-    assert "left out 4 of 20 files (20.00%)" in said
+    assert "left out 4 of 20 files (20.00%)" in said and "shorter than" not in said, "bad, not short"
     for name, reason in (
         ("0003", "cannot be read"),
         ("0004", "cannot be read"),
@@ -66,3 +67,9 @@ def test_files_are_looked_at_once_until_they_change(tmp_path, own_cache, monkeyp
         names.add(len(list(own_cache.glob("*.arrow"))))
     load(tmp_path, mono="mix")
     assert names | {len(list(own_cache.glob("*.arrow")))} == {2, 3, 4, 5}
+
+
+def test_of_many_bad_files_the_first_are_named_and_all_counted():
+    said: list[str] = []
+    demand_few_bad(Manifest([0] * 25 + [1] * 75, [f"bad-{n}" for n in range(25)] + [""] * 75), 0.25, said.append)
+    assert "left out 25 of 100 files (25.00%)" in said[0] and "bad-19\n  and 5 more" in said[0]

@@ -1,6 +1,7 @@
 """The plan counts what a run performs: bytes, multiply-adds and parameters equal those of real tensors."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from distill.cost import macs
 from distill.features import parameters
 from distill.live import Live
 from distill.loading import load
-from distill.planning import Load, trained
+from distill.planning import Listener, Load, trained
 from teachers import FAMILIES, build_teacher, build_upstream
 from teachers.checkpoint import CheckpointError
 from teachers.published import CONFIGS
@@ -105,6 +106,28 @@ def test_published_architectures_have_the_published_parameters(name):
         )
 
 
+NORMS = {  # as config.json on the Hub says: norm of the front end, whether norms precede blocks, front end's biases
+    "microsoft/wavlm-base-plus": ("group", False, False),
+    "microsoft/wavlm-large": ("layer", True, False),
+    "facebook/hubert-base-ls960": ("group", False, False),
+    "facebook/hubert-large-ll60k": ("layer", True, True),
+    "facebook/hubert-xlarge-ll60k": ("layer", True, True),
+    "facebook/wav2vec2-base": ("group", False, False),
+    "facebook/wav2vec2-large-lv60": ("layer", True, True),
+    "facebook/wav2vec2-large-xlsr-53": ("layer", True, True),
+    "facebook/wav2vec2-xls-r-300m": ("layer", True, True),
+    "facebook/mms-1b": ("layer", True, True),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_published_architectures_have_the_published_norms(name):
+    """Which hardly show in the number of parameters."""
+    config_class, settings = CONFIGS[name]
+    config = config_class(**settings)
+    assert (config.feat_extract_norm, config.do_stable_layer_norm, config.conv_bias) == NORMS[name]
+
+
 def test_every_size_of_every_family_can_be_planned():
     names = {name for family in FAMILIES.values() for name in family.sizes.values()}
     assert {name for name in names if not name.startswith("teachers/mini/")} == CONFIGS.keys()
@@ -159,6 +182,50 @@ def outlook():
             return planning.outlook(recipe, parts, ROOT / "accelerate_config.yaml")
 
     return make
+
+
+@pytest.mark.parametrize(("by", "pairs"), [("fused", 3), ("separate", 6), ("both", 9)])
+def test_every_source_of_targets_is_counted(by, pairs):
+    words = ["recipe=wavlm+whisper", f"distill.supervise={by}", "distill.layers=3"]
+    machine = ROOT / "accelerate_config.yaml"
+    assert Load.of(load([*words, "distill.interface_weight=0"], FAMILIES), machine).pairs == pairs
+    assert Load.of(load([*words, "distill.interface_weight=0.5"], FAMILIES), machine).pairs == pairs + 1
+
+
+class Doubling(nn.Module):
+    """A million weights on one frame, which hardly needs memory beside them."""
+
+    def __init__(self):
+        super().__init__()
+        self.map = nn.Linear(1000, 1000, bias=False)
+
+    def forward(self, audio, output_hidden_states=True):
+        return SimpleNamespace(hidden_states=(self.map(audio),))
+
+
+def doubling(dtype: torch.dtype = torch.float32) -> Listener:
+    model = Doubling().to(dtype)
+    return Listener(
+        "one", model, lambda clips, seconds: {"audio": torch.zeros(clips, 1, 1000, dtype=dtype)}, 1, 1000, 1.0
+    )
+
+
+def test_gradients_of_weights_are_no_part_of_a_pass():
+    """They stand with the weights, whatever ZeRO makes of them."""
+    assert doubling().learning(1, 1.0, lambda hidden: hidden[0].sum()) < 100_000
+
+
+def test_the_plan_adds_up_and_halves_what_is_bfloat16():
+    load_ = Load(clips=1, seconds=1.0, pairs=1, zero=0, processes=1)
+    loss = planning.LOSSES["mse"]
+    found = {}
+    for half, dtype in ((False, torch.float32), (True, torch.bfloat16)):
+        parts = planning.memory([doubling(dtype)], doubling(), 7, load_, loss, half=half)
+        weights, student, heard, learned, most = parts.values()
+        found[half] = weights
+        assert student == 16 * (1_000_000 + 1001 * 1000)  # the student and one head to the target's width
+        assert most == weights + student + max(heard, learned)
+    assert found == {False: 4e6 + 28, True: 2e6 + 28}, "the fusion stays float32"
 
 
 def test_the_plan_names_every_model_and_needs_no_network(outlook):

@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
-import datasets
 import numpy as np
 import pytest
 import torch
+from spoken import make_clips
 
+from distill import probe
 from distill.data.clips import Clips
 from distill.frames import FrameCache
 from distill.probe import Budget, Split, batches, schedule, score, train
@@ -28,18 +29,17 @@ def labelled(clips: Clips, label: list[int], seed: int) -> Split:
     return Split(clips, cache, np.arange(len(clips)))
 
 
-def speakers(count: int, known: int, seed: int) -> tuple[Clips, list[int]]:
+def speakers(count: int, known: int) -> tuple[Clips, list[int]]:
     label = [i % known for i in range(count)]
-    rows = {"id": [f"{seed}-{i}" for i in range(count)], "samples": [1] * count, "audio": [None] * count}
-    rows |= {"speaker": [str(i) for i in label], "style": [str(i) for i in label]}
-    return Clips(datasets.Dataset.from_dict(rows)), label
+    names = [str(i) for i in label]
+    return make_clips(speaker=names, style=names), label
 
 
 @pytest.mark.parametrize("interface", ["hconv", "weighted_sum"])
 def test_a_label_in_the_features_is_found_and_a_shuffled_one_is_not(interface):
     budget = replace(BUDGET, interface=interface)
-    clips, label = speakers(200, 4, 0)
-    unheard, its_label = speakers(200, 4, 1)
+    clips, label = speakers(200, 4)
+    unheard, its_label = speakers(200, 4)
     task = TASKS["er"].prepare(clips)
     probe = train(task, labelled(clips, label, 0), budget, 1e-2, 0, CPU)
     test = labelled(unheard, its_label, 1)
@@ -51,8 +51,8 @@ def test_a_label_in_the_features_is_found_and_a_shuffled_one_is_not(interface):
 
 
 def test_speakers_in_the_features_are_told_apart():
-    clips, label = speakers(200, 8, 0)
-    unheard, its_label = speakers(80, 8, 1)
+    clips, label = speakers(200, 8)
+    unheard, its_label = speakers(80, 8)
     task = TASKS["sv"].prepare(clips)
     probe = train(task, labelled(clips, label, 0), BUDGET, 3e-3, 0, CPU)
     assert score(task, probe, labelled(unheard, its_label, 1), 16, CPU)["eer"] < 2
@@ -66,10 +66,9 @@ def spelled(count: int, seed: int) -> Split:
     said = [np.repeat(text, rng.integers(4, 7, len(text))) for text in texts]
     lengths = torch.tensor([len(one) for one in said])
     hidden = directions[np.concatenate(said)] + 0.3 * rng.standard_normal((int(lengths.sum()), 3, 8))
-    rows = {"id": [str(i) for i in range(count)], "samples": [1] * count, "audio": [None] * count}
-    rows["transcript"] = ["".join("ab c"[i] for i in text) for text in texts]
+    clips = make_clips(transcript=["".join("ab c"[i] for i in text) for text in texts])
     cache = FrameCache(torch.from_numpy(hidden).half(), lengths.cumsum(0) - lengths, lengths, 50.0)
-    return Split(Clips(datasets.Dataset.from_dict(rows)), cache, np.arange(count))
+    return Split(clips, cache, np.arange(count))
 
 
 def test_letters_in_the_features_are_spelled():
@@ -80,7 +79,7 @@ def test_letters_in_the_features_are_spelled():
 
 
 def test_equal_seeds_give_equal_probes_and_leave_the_random_state_alone():
-    clips, label = speakers(40, 4, 0)
+    clips, label = speakers(40, 4)
     task = TASKS["er"].prepare(clips)
     split, short = labelled(clips, label, 0), replace(BUDGET, steps=5)
     probes = []
@@ -95,8 +94,36 @@ def test_equal_seeds_give_equal_probes_and_leave_the_random_state_alone():
     assert not any(torch.equal(a, c) for a, _, c in pairs)
 
 
+def test_a_seed_draws_the_order_of_clips(monkeypatch):
+    clips, label = speakers(40, 4)
+    task, split, orders = TASKS["er"].prepare(clips), labelled(clips, label, 0), []
+
+    def noted(*given):
+        orders.append([rows.tolist() for rows in batches(*given)])
+        return map(np.array, orders[-1])
+
+    monkeypatch.setattr(probe, "batches", noted)
+    for seed in (0, 0, 1):
+        train(task, split, replace(BUDGET, steps=5), 1e-2, seed, CPU)
+    assert orders[0] == orders[1] != orders[2]
+
+
+@pytest.mark.parametrize("change", [{"weight_decay": 9.0}, {"warmup": 0.9}, {"clip": 1e-12}, {"decay": False}])
+def test_all_of_a_budget_tells_in_the_probe(change):
+    clips, label = speakers(40, 4)
+    task, split, short = TASKS["er"].prepare(clips), labelled(clips, label, 0), replace(BUDGET, steps=4)
+    one, other = (train(task, split, budget, 1e-2, 0, CPU) for budget in (short, replace(short, **change)))
+    assert not any(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_weights_that_are_no_numbers_after_the_last_step_are_divergence():
+    clips, label = speakers(40, 4)
+    task, short = TASKS["er"].prepare(clips), replace(BUDGET, steps=1, warmup=0.0, weight_decay=0.0)
+    assert train(task, labelled(clips, label, 0), short, 1e39, 0, CPU) is None
+
+
 def test_a_training_that_diverges_gets_the_worst_value():
-    clips, label = speakers(40, 4, 0)
+    clips, label = speakers(40, 4)
     split = labelled(clips, label, 0)
     split.cache.hidden_FLD[:] = torch.nan
     for name, worst in (("er", 0.0), ("sv", 100.0)):
@@ -110,6 +137,8 @@ def test_every_clip_comes_once_before_any_comes_again():
     lengths = np.random.default_rng(0).integers(20, 200, 50)
     found = list(batches(lengths, 8, 14, torch.Generator().manual_seed(0)))
     assert sorted(np.concatenate(found[:7])) == sorted(np.concatenate(found[7:])) == list(range(50))
+    padded = sum(len(rows) * lengths[rows].max() for rows in found[:7])
+    assert padded < 1.2 * lengths.sum(), "clips of similar length are together"
 
 
 def test_the_rate_rises_and_falls():

@@ -157,6 +157,13 @@ def test_only_what_changes_a_result_counts_as_changed():
     assert changed(old, new) == ["distill.steps", "evaluate.steps.sv", "teacher.checkpoints.wavlm"]
     harmless = ("stages=[fit]", "runs=elsewhere", "name=n", "distill.save_every=7", "distill.log_every=7")
     assert changed(old, recipe("recipe=wavlm", *harmless)) == []
+    places = ("distill.cache=x", "evaluate.cache=disk", "data.workers=2", "evaluate.rows=[student]", "report.runs=[x]")
+    assert changed(old, recipe("recipe=wavlm", *places)) == []
+
+
+def test_the_seed_of_a_student_is_the_recipes_unless_it_has_its_own():
+    assert recipe("recipe=wavlm", "seed=3").student_seed() == 3
+    assert recipe("recipe=wavlm", "seed=3", "distill.seed=0").student_seed() == 0
 
 
 WRONG = {

@@ -3,7 +3,7 @@
 import pytest
 from sounds import load, talkers
 
-from distill.data.splits import SPLITS, complete, named
+from distill.data.splits import SPLITS, complete, named, set_apart
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -63,3 +63,25 @@ def test_too_few_speakers_and_no_training_clips_are_refused():
         complete(["train"] * 2, ["a", "b"], shares, 0, print)
     with pytest.raises(ValueError, match="no clip to train on, only test"):
         complete(["test"], ["a"], shares, 0, print)
+
+
+def test_speakers_nobody_named_are_in_no_split_that_is_made():
+    voices = ["", "", "", "a", "b", "c"]
+    made = complete(["train"] * 6, voices, {"validation": 0.4, "test": 0.3}, 0, print)
+    assert made[:3] == ["train"] * 3 and sorted(made[3:]) == ["test", "train", "validation"]
+
+
+def test_a_split_that_is_made_has_one_speaker_or_more():
+    made = complete(["train"] * 5, list("abcde"), {"validation": 0.01, "test": 0.01}, 0, print)
+    assert (made.count("validation"), made.count("test")) == (1, 1)
+
+
+def test_clips_of_no_known_speaker_stay_where_a_trial_list_takes_one_of_them():
+    said: list[str] = []
+    made = set_apart(["train"] * 4, ["1", "2", "3", "4"], ["", "", "a", "a"], {"1", "3"}, said.append)
+    assert made == ["test", "train", "test", ""] and "1 more clips" in said[0]
+
+
+def test_a_split_that_limits_leave_empty_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no clip is left in the \w+ split; widen data\.shortest"):
+        load(talkers(tmp_path, 10), longest=0.305)

@@ -1,9 +1,9 @@
 """Intervals and tests against scipy, scikit-learn's ROC and answers worked out by hand."""
 
-import datasets
 import numpy as np
 import pytest
 import scipy.stats
+from spoken import make_clips
 
 from distill.comparison import read_evidence, write_predictions
 from distill.data import trials as lists
@@ -25,9 +25,9 @@ def voices(count: int, clips: int, noise: float) -> tuple[np.ndarray, list[str]]
 
 def test_every_clip_once_gives_the_metric_itself():
     texts, spoken = ["a b", "", "c c"], ["a b c", "d", "c"]
-    for metric in ("wer", "cer"):
+    for metric in ("wer", "cer", "per"):
         found = evidence(metric, np.array([texts]), spoken)
-        assert found.scores(np.ones((1, 3))) == pytest.approx(compute(metric, texts, spoken))
+        assert found.scores(np.ones((1, 3))) == pytest.approx(compute(metric.replace("per", "wer"), texts, spoken))
     right = evidence("accuracy", np.array([["x", "y"], ["x", "x"]]), ["x", "x"])
     assert right.scores(np.ones((1, 2))) == pytest.approx(75.0)
     embeddings, speakers = voices(6, 5, 1.0)
@@ -142,7 +142,19 @@ def test_the_interval_over_seeds_is_students():
     theirs = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert over_seeds(values) == pytest.approx([theirs.low, theirs.high])
     assert over_seeds([50.0]) is None
-    assert over_seeds([1.0, 3.0])[0] == 0.0  # an error rate is never below
+    assert over_seeds([1.0, 3.0])[0] == 0.0 and over_seeds([97.0, 99.0])[1] == 100.0  # a share is never beyond
+
+
+def test_resamples_are_the_same_for_every_row_and_every_run():
+    drawn = resamples(30, 200)
+    assert np.array_equal(drawn, resamples(30, 200)) and (drawn.sum(1) == 30).all() and drawn.shape == (200, 30)
+
+
+def test_draws_that_tell_no_score_are_left_out():
+    """Of trials of one kind alone, say."""
+    scores, others = np.array([1.0, np.nan, 2.0, 3.0]), np.array([0.0, 1.0, np.nan, 1.0])
+    assert interval(scores) == interval(np.array([1.0, 2.0, 3.0]))
+    assert paired(scores, others) == paired(np.array([1.0, 3.0]), np.array([0.0, 1.0]))
 
 
 def test_a_metric_without_evidence_is_named():
@@ -156,9 +168,11 @@ def test_a_trial_list_is_what_verification_is_scored_on(tmp_path):
     listed = np.array([[0, 0, 2], [1, 2, 3]])  # right, right, and a pair of one speaker that sounds like two
     whole, some = (evidence("eer", embeddings, speakers, trials) for trials in (None, listed))
     assert whole.scores_SN.shape == (1, 6) and some.scores_SN.round(2).tolist() == [[0.8, 0.0, 0.28]]
-    rows = [{"id": str(n), "audio": None, "samples": 1, "speaker": name} for n, name in enumerate(speakers)]
     given = lists.Trials(["0", "0", "2"], ["1", "2", "3"], [1, 0, 1], [1, 2, 3])
-    clips = Clips(datasets.Dataset.from_list(rows), trials=given)
+    clips = Clips(make_clips(speaker=speakers).dataset, trials=given)
     write_predictions(tmp_path / "row.sv.npz", clips, speakers, list(embeddings))
     found = read_evidence(tmp_path / "row.sv.npz", "eer")
     assert found is not None and np.array_equal(found[1].scores_SN, some.scores_SN)
+    write_predictions(tmp_path / "row.asr.npz", clips.select([0, 1]), ["a", "b"], [["a", "b"]])
+    with np.load(tmp_path / "row.asr.npz") as file:
+        assert "trials" not in file, "of a task that hears only some of the clips"

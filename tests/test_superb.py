@@ -1,21 +1,17 @@
 """The published heads: parameters counted by hand, numbers equal to plain loops, padding means nothing."""
 
-import datasets
 import numpy as np
 import pytest
 import torch
+from spoken import make_clips
 from torch import nn
 from torch.nn import functional as F
 
-from distill.data.clips import Clips
-from distill.evaluation import Evaluate
-from distill.frames import FrameCache
-from distill.probe import Split, schedule, score, train
 from distill.tasks import SUPERB
-from distill.tasks.asr import Spelled, split_name
 from distill.tasks.superb import LOST, Dictation, Masks, Multilingual, Phones, Pooled, XVector, positions
 
 WIDTH, OUTPUTS = 24, 7
+
 LENGTHS = [40, 23, 31]  # frames
 
 
@@ -182,7 +178,7 @@ def test_one_adam_step_is_that_of_the_equations():
         torch.testing.assert_close(weight.detach(), expected, atol=1e-7, rtol=1e-5)
 
 
-def test_masks_hide_no_more_than_announced_and_only_in_training():
+def test_masks_hide_no_more_than_announced_and_each_clip_its_own():
     torch.manual_seed(0)
     ones_BTD = torch.ones(50, 200, 300)
     masked_BTD = Masks()(ones_BTD)
@@ -190,10 +186,40 @@ def test_masks_hide_no_more_than_announced_and_only_in_training():
     hidden_channels = (masked_BTD.sum(1) == 0).sum(1)
     assert hidden_times.max() <= 80 and hidden_times.float().mean() > 20
     assert hidden_channels.max() <= 200 and hidden_channels.float().mean() > 50
+    assert len({tuple(clip) for clip in (masked_BTD.sum(2) == 0).tolist()}) > 40, "every clip has its own"
+
+
+def test_dictation_hears_masked_frames_in_training_alone():
+    torch.manual_seed(0)
     head, (frames_BTD, lengths_B) = small(Dictation), frames(0.0)
+    heard: list[torch.Tensor] = []
+    head.enter.register_forward_pre_hook(lambda module, given: heard.append(given[0]))
+    head(frames_BTD, lengths_B)
+    head.train()(frames_BTD, lengths_B)
+    assert torch.equal(heard[0], frames_BTD) and not torch.equal(heard[1], frames_BTD)
+    kept = heard[1] != 0
+    assert torch.equal(heard[1][kept], frames_BTD[kept]), "what is not hidden is as it was"
+
+
+def test_dictation_drops_out_in_training_alone():
+    head, (frames_BTD, lengths_B) = small(Dictation), frames(0.0)
+    head.masks = lambda frames_BTD: frames_BTD
     assert torch.equal(head(frames_BTD, lengths_B), head(frames_BTD, lengths_B))
     head.train()
     assert not torch.equal(head(frames_BTD, lengths_B), head(frames_BTD, lengths_B))
+
+
+@pytest.mark.parametrize("length", [1, 3, 6, LOST + 1])
+@pytest.mark.parametrize("make", [XVector, Multilingual])
+def test_a_clip_too_short_for_the_convolutions_is_filled_up(make, length):
+    head, (frames_BTD, lengths_B) = small(make), frames(0.0)
+    lengths_B[1] = length
+    together = parts(head(frames_BTD, lengths_B))
+    alone = parts(head(frames_BTD[1:2, :length], lengths_B[1:2]))
+    for whole, one in zip(together, alone, strict=True):
+        own = whole[1][: len(one[0])] if one.ndim > 1 else whole[1]
+        assert bool(own.isfinite().all())
+        torch.testing.assert_close(own, one[0], atol=2e-5, rtol=1e-4)
 
 
 def test_positions_are_sines_and_cosines():
@@ -202,46 +228,11 @@ def test_positions_are_sines_and_cosines():
     assert angles[3, 2].item() == pytest.approx(np.sin(3 / 10000 ** (2 / 6)), abs=1e-6)
 
 
-def clips(**columns: list) -> Clips:
-    count = len(next(iter(columns.values())))
-    rows = {"id": [str(i) for i in range(count)], "samples": [16_000] * count, "audio": [None] * count} | columns
-    return Clips(datasets.Dataset.from_dict(rows))
-
-
-def test_phones_are_scored_by_the_phone():
-    heard = clips(phones=["HH AH L OW", "B AY"])
-    task = SUPERB["pr"].prepare(heard)
-    assert task.vocabulary == ("AH", "AY", "B", "HH", "L", "OW")
-    assert [target.tolist() for target in task.targets(heard)] == [[4, 1, 5, 6], [3, 2]]
-    assert task.score(["HH AH L OW", "B OW"], heard) == {"per": pytest.approx(100 / 6)}
-
-
-def test_several_languages_are_named_before_their_text():
-    heard = clips(transcript=["ab", "b"], language=["eng", "deu"])
-    task = SUPERB["ml-multi"].prepare(heard)
-    assert task.vocabulary == ("[deu]", "[eng]", "a", "b")
-    scores = torch.full((1, 5, 5), -9.0)
-    for t, symbol in enumerate([2, 0, 3, 4, 4]):
-        scores[0, t, symbol] = 9.0
-    assert task.predictions(Spelled(scores, torch.tensor([5])), torch.tensor([99])) == ["[eng]ab"]
-    assert task.score(["[eng]ab", "[eng]b"], heard) == {"wer": 0.0, "cer": 0.0, "lid": 50.0}
-    assert split_name("[eng]a[deu]b") == ("eng", "ab") and split_name("ab") == ("", "ab")
-    assert SUPERB["ml-mono"].prepare(heard).vocabulary == ("a", "b")
-
-
-def test_classes_of_which_none_is_in_training_are_an_error():
-    """As speakers are in a corpus for verification."""
-    task = SUPERB["sid"].prepare(clips(speaker=["x", "y"]))
-    assert task.score(["x", "y"], clips(speaker=["x", "z"])) == {"accuracy": 50.0}
-    with pytest.raises(ValueError, match=r"sid: none of the 2 classes in 'speaker' is in a training clip, 'v' for one"):
-        task.score(["x", "x"], clips(speaker=["v", "z"]))
-
-
 @pytest.mark.parametrize("name", ["asr", "pr", "sid", "sv", "er", "ml-mono", "ml-multi"])
 def test_every_head_learns(name):
     """A few steps lower the loss of a few clips."""
     torch.manual_seed(0)
-    heard = clips(
+    heard = make_clips(
         transcript=["a b", "ba", "abab"],
         phones=["a b", "b a", "a"],
         speaker=["x", "y", "z"],
@@ -259,35 +250,3 @@ def test_every_head_learns(name):
         (total / count).backward()
         optimizer.step()
     assert losses[-1] < 0.9 * losses[0]
-
-
-def test_published_heads_are_trained_as_published():
-    settings = Evaluate(tasks=list(SUPERB), heads="superb", steps={"er": 5})
-    budgets = {name: settings.budget(name) for name in SUPERB}
-    assert {name: one.steps for name, one in budgets.items()} == {
-        **{"asr": 200_000, "pr": 100_000, "sid": 200_000, "sv": 200_000, "er": 5},
-        **{"ml-mono": 15_000, "ml-multi": 300_000},
-    }
-    assert [name for name, one in budgets.items() if one.weight_decay == 0.01] == ["sv"]
-    assert {schedule(step, budgets["asr"]) for step in (0, 1000, 199_999)} == {1.0}
-    with pytest.raises(ValueError, match="no task 'lid' with superb heads; there are asr, pr, sid, sv, er"):
-        Evaluate(heads="superb")
-    with pytest.raises(ValueError, match=r"evaluate\.heads: no 'heavy'; there are light, superb"):
-        Evaluate(heads="heavy")
-
-
-@pytest.mark.parametrize("name", ["er", "sid", "ml-mono"])
-def test_a_published_head_probes_a_cache_and_equal_seeds_make_equal_probes(name):
-    labels = {"transcript": ["a b", "ba"] * 6, "speaker": ["x", "y"] * 6, "style": ["p", "q"] * 6}
-    heard, generator = clips(**labels, language=["en"] * 12), torch.Generator().manual_seed(0)
-    lengths = torch.full((12,), 40)
-    hidden_FLD = torch.randn(480, 3, 8, generator=generator).half()
-    split = Split(heard, FrameCache(hidden_FLD, lengths.cumsum(0) - lengths, lengths, 50.0), np.arange(12))
-    task = SUPERB[name].prepare(heard)
-    budget = Evaluate(tasks=[name], heads="superb", interface="weighted_sum", steps={name: 3}).budget(name)
-    state = torch.get_rng_state()
-    first, second = (train(task, split, budget, 1e-3, 7, torch.device("cpu")) for _ in range(2))
-    assert torch.equal(torch.get_rng_state(), state), "the caller's generator was touched"
-    for one, other in zip(first.parameters(), second.parameters(), strict=True):
-        assert torch.equal(one, other)
-    assert task.metric in score(task, first, split, 4, torch.device("cpu"))

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from itertools import product
 
-import datasets
 import numpy as np
 import pytest
 import torch
+from spoken import make_clips
 
 from distill.data.clips import Clips
 from distill.tasks import TASKS
@@ -17,12 +17,6 @@ from distill.tasks.task import draw
 
 WIDTH = 6
 LENGTHS = [9, 4, 7]  # frames
-
-
-def make_clips(**columns: list) -> Clips:
-    count = len(next(iter(columns.values())))
-    rows = {"id": [str(i) for i in range(count)], "samples": [16_000] * count, "audio": [None] * count} | columns
-    return Clips(datasets.Dataset.from_dict(rows))
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sounds import load, talkers
+from sounds import load, metadata, sound, talkers
 
-from distill.data.trials import read_trials
+from distill.data.splits import SPLITS
+from distill.data.trials import Trials, demand_speakers, read_trials
 from distill.tasks import TASKS, demand_labels
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -59,3 +60,20 @@ def test_a_wrong_trial_list_is_refused_with_its_line_and_the_reason(text, messag
     talkers(tmp_path, 10)
     with pytest.raises(ValueError, match=message):
         load(tmp_path, trials=trials(tmp_path / "t.txt", text), longest=0.45)
+
+
+def test_speakers_nobody_named_contradict_no_trial():
+    lists = Trials(["a", "a"], ["b", "c"], [1, 0], [1, 2])
+    demand_speakers(Path("t.txt"), lists, {"a": "x", "b": "", "c": ""})
+    with pytest.raises(ValueError, match=r"t\.txt:1: says one speaker, but 'a' is of 'x' and 'b' of 'y'"):
+        demand_speakers(Path("t.txt"), lists, {"a": "x", "b": "y", "c": ""})
+
+
+def test_trials_are_of_the_test_split_where_there_is_one(tmp_path):
+    rows = [{"file_name": f"{i}.wav", "speaker": str(i // 2), "split": SPLITS[i // 4]} for i in range(12)]
+    for row in rows:
+        sound(tmp_path / row["file_name"])
+    metadata(tmp_path, rows)
+    assert load(tmp_path, trials=trials(tmp_path / "t", "1 8.wav 9.wav\n0 8.wav 10.wav\n"))[0]["test"].trials
+    with pytest.raises(ValueError, match=r"t:2: '4\.wav': it is in the split 'validation'"):
+        load(tmp_path, trials=trials(tmp_path / "t", "1 8.wav 9.wav\n0 8.wav 4.wav\n"))
