@@ -62,9 +62,9 @@ def assert_dealing_changes_nothing(objective, model: nn.Module) -> None:
     [("fused", 0.0, False), ("both", 0.0, False), ("fused", 2.0, False), ("both", 2.0, True)],
 )
 def test_the_distillation_loss_does_not_depend_on_how_a_step_is_dealt(
-    clips, teacher, build_tiny_student, by, weight, halved
+    noises, teacher, build_tiny_student, by, weight, halved
 ):
-    clips = clips.select(range(7))
+    clips = noises.select(range(7))
     student = build_tiny_student(halved=halved)
     settings = Distill(layers=2, interface_weight=0.5, supervise=by)
     groups = sources(student, teacher, settings)
