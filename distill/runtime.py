@@ -243,5 +243,6 @@ def sharding_plugin() -> DeepSpeedPlugin:
         "stage3_prefetch_bucket_size": BUCKET,
         "stage3_max_live_parameters": LIVE,
         "stage3_max_reuse_distance": 0,
+        "memory_efficient_linear": False,  # it replaces torch's linear in the whole program, the student's too
     }
     return settings
