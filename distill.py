@@ -16,6 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from distill import planning, runtime, stages
+from distill.caching import size
 from distill.data.clips import Clips
 from distill.data.corpora import load_splits
 from distill.evaluation import table
@@ -23,11 +24,13 @@ from distill.features import Encoder, parameters
 from distill.files import read_json, write_json
 from distill.finetune import STOCK
 from distill.frozen import Frozen
+from distill.identity import module_digest
 from distill.loading import cost, load, text, usage
 from distill.logmel import LogMel
 from distill.publish import demand_login, listing, upload
 from distill.recipe import Recipe
 from distill.run import Run, open_run
+from distill.sharding import Sharded, held
 from distill.tasks import demand_labels
 from distill.teacher import FusedTeacher
 from distill.waveform import Waveform
@@ -72,7 +75,11 @@ def work(place: Run, waiting: list[str], splits: dict[str, Clips], say: Callable
     say(f"to do: {', '.join(waiting)}; {train.seconds() / 3600:.2f} h of training audio in {len(train)} clips")
     whole = cost(recipe, FAMILIES) if {"fit", "distill", "evaluate"} <= set(waiting) else ""
     say(f"this takes about: {whole or 'not measured so; the bars below show the time left'}")
-    teacher = build_teacher(recipe.teacher, recipe.seed, runtime.precision())
+    hold = shared if recipe.teacher.shard and runtime.processes() > 1 else lambda encoder: encoder
+    teacher = build_teacher(recipe.teacher, recipe.seed, runtime.precision(), hold)
+    if recipe.teacher.shard:
+        others = f"in each of {runtime.processes()} processes" if hold is shared else "in this process, the only one"
+        say(f"teacher.shard: {size(held(teacher))} of the teacher {others}")
     if "fit" in waiting:
         stages.fit_teacher(place, teacher, train, MACHINE)
     place.demand("fit")
@@ -91,6 +98,11 @@ def work(place: Run, waiting: list[str], splits: dict[str, Clips], say: Callable
         publish(place, teacher, splits, say)
         if place.report.exists() and not place.finished("report"):  # it has rows of ONNX now
             stages.report(place, teacher, open_student(place.student), splits, MACHINE)
+
+
+def shared(encoder: Encoder) -> Encoder:
+    """An encoder whose weights are shared out to all processes."""
+    return Sharded(encoder, module_digest(encoder), runtime.deal_out)
 
 
 def tell(place: Run, say: Callable[[str], None]) -> None:

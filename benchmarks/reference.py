@@ -4,7 +4,7 @@ Clips drawn at random and padded to the longest of the batch, all frames heard a
 online in every epoch, float32, AdamW and a plain torch loop.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 
 import numpy as np
@@ -71,14 +71,21 @@ def reference(clock: Clock, supervision: Supervision, student: Encoder, clips: C
     return time_steps(clock, Plain(module, settings.clip), objective, whole(clips, student, seconds), 1)
 
 
-def ratios(steps: dict[str, dict], write: float, epochs: int = 10) -> dict[str, float]:
+def ratios(steps: dict[str, dict], write: Mapping[str, float], epochs: int = 10) -> dict[str, float]:
     """How much faster than the reference we are, in audio-seconds per second.
 
-    Over so many epochs every clip is heard by the teacher once, at `write` audio-seconds per second.
+    Over so many epochs every clip is heard by the teacher once, at `write` audio-seconds per second for each kind.
     """
     plain = steps["reference"]["rate"]
     found = {name: step["rate"] / plain for name, step in steps.items() if name.startswith("distill")}
-    for name in ("cached", "codes"):
-        cost = 1 / write + epochs / steps[f"distill, {name}"]["rate"]
+    for name, once in write.items():
+        cost = 1 / once + epochs / steps[f"distill, {name}"]["rate"]
         found[f"{epochs} epochs, {name}"] = epochs / plain / cost
     return found
+
+
+def break_even(steps: dict[str, dict], write: Mapping[str, float]) -> dict[str, float | None]:
+    """Epochs from which on hearing every clip once, at `write` audio-seconds per second, beats online; None: never."""
+    live = 1 / steps["distill, online"]["rate"]
+    saved = {name: live - 1 / steps[f"distill, {name}"]["rate"] for name in write}
+    return {name: 1 / write[name] / saved[name] if saved[name] > 0 else None for name in write}

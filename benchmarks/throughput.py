@@ -1,6 +1,6 @@
 """Throughput: audio seconds per second in every stage of a recipe, where the time goes, a plain loop beside it.
 
-python -m benchmarks.throughput [recipe=wavlm+whisper] [key=value ...]
+python -m benchmarks.throughput [recipe=wavlm+whisper] [processes=1,2] [key=value ...]
 """
 
 import sys
@@ -16,7 +16,9 @@ from accelerate import Accelerator
 
 from benchmarks.clock import STEPS, WARM, Clock
 from benchmarks.hearing import evaluate_all, real_time, some
-from benchmarks.reference import ratios, reference
+from benchmarks.reference import break_even, ratios, reference
+from benchmarks.scaling import counts, places, scaling
+from benchmarks.scaling import lines as scaling_lines
 from benchmarks.steps import MACHINE, distilling, fitting, training
 from distill import runtime
 from distill.data.batches import accumulation
@@ -38,25 +40,24 @@ from teachers import FAMILIES, build_teacher
 def targets(
     accelerator: Accelerator, supervision: Supervision, clips: Clips, settings: Distill, place: Path
 ) -> tuple[dict[str, Callable], dict[str, float]]:
-    """Targets of every kind but online, and the audio seconds per second that writing those on a disk takes."""
-    seconds, speeds, found = settings.forward_seconds, {}, {}
-    found["memory"] = memory(supervision, clips, seconds, accelerator.device)
-
-    def write(kind: str, *asked) -> None:
-        made = {"cached": cached, "codes": codes}[kind]
+    """Targets of every kind but online, and the audio seconds per second that making them takes."""
+    stored, speeds, found = (supervision, clips, settings.forward_seconds), {}, {}
+    makers = {
+        "memory": lambda: memory(*stored, accelerator.device),
+        "cached": lambda: cached(accelerator, *stored, settings.cache_precision, place),
+        "codes": lambda: codes(accelerator, *stored, settings.codebooks, place),
+    }
+    for kind, make in makers.items():
         started = perf_counter()
-        found[kind] = made(accelerator, supervision, clips, seconds, *asked, place)
-        speeds[f"write, {kind}"] = clips.seconds() / (perf_counter() - started)
-
-    write("cached", settings.cache_precision)
-    write("codes", settings.codebooks)
+        found[kind] = make()
+        speeds[kind] = clips.seconds() / (perf_counter() - started)
     return found, speeds
 
 
 def train_all(
     clock: Clock, recipe: Recipe, teacher: FusedTeacher, student: Encoder, clips: Clips, accelerator: Accelerator
 ) -> tuple[dict, dict]:
-    """Steps of fit, of distillation from every kind of targets, and of the reference; rates of writing targets."""
+    """Steps of fit, of distillation from every kind of targets, and of the reference; rates of making targets."""
     settings = recipe.distill
     steps = {"fit": training(clock, *fitting(clock, teacher, recipe.fit.tasks, clips), recipe.fit, 1)}
     clock.watch("fusion", teacher.fusion)
@@ -85,6 +86,7 @@ def bench(recipe: Recipe) -> dict:
         clock.watch(name, upstream)
     student = make_student(recipe.student, recipe.seed).to(device)
     steps, speeds = train_all(clock, recipe, teacher, student, clips, accelerator)
+    made = {f"write, {kind}": speed for kind, speed in speeds.items()}
     rows = {"log-mel": LogMel(), **teacher.upstreams, "teacher": teacher, "student": student}
     frozen = {name: Frozen(encoder) for name, encoder in rows.items()}
     evaluation = evaluate_all(frozen, clips, recipe.evaluate, device)
@@ -94,9 +96,10 @@ def bench(recipe: Recipe) -> dict:
         "scale": recipe.scale,
         "machine": machine,
         "memory_gb": peak(device),
-        "audio_seconds_per_second": {name: step["rate"] for name, step in steps.items()} | speeds | evaluation,
+        "audio_seconds_per_second": {name: step["rate"] for name, step in steps.items()} | made | evaluation,
         "steps": steps,
-        "ratio_to_reference": ratios(steps, speeds["write, cached"]),
+        "ratio_to_reference": ratios(steps, speeds),
+        "pays_after_epochs": break_even(steps, speeds),
         "real_time_factor": {name: real_time(frozen[name], clips, seconds, device) for name in ("teacher", "student")},
     }
 
@@ -125,6 +128,10 @@ def table(result: dict) -> str:
         lines += columns("model FLOP utilisation", steps, {"%": used})
     lines += ["", "times the plain reference loop"]
     lines += [f"  {name:<20}{ratio:>6.2f}" for name, ratio in result["ratio_to_reference"].items()]
+    lines += ["", "epochs after which stored targets pay, their writing counted"]
+    for name, epochs in result["pays_after_epochs"].items():
+        lines += [f"  {name:<20}{'never' if epochs is None else f'{epochs:.2f}':>6}"]
+    lines += scaling_lines(result["processes"])
     lines += ["", "real-time factor"]
     for name, factors in result["real_time_factor"].items():
         lines += [f"  {name}, {what:<12}{factor:>8.4f}" for what, factor in factors.items()]
@@ -141,10 +148,12 @@ def columns(title: str, steps: dict, rows: dict[str, list[float]]) -> list[str]:
 def main(argv: list[str]) -> None:
     """Measure, print, and write `runs/<name>/bench.json`."""
     runtime.quiet()
-    given = argv if any(word.startswith("recipe=") for word in argv) else ["recipe=wavlm+whisper", *argv]
+    asked = "".join(word.removeprefix("processes=") for word in argv if word.startswith("processes="))
+    given = [word for word in argv if not word.startswith("processes=")]
+    given = given if any(word.startswith("recipe=") for word in given) else ["recipe=wavlm+whisper", *given]
     try:
-        recipe = load(given, FAMILIES)
-        result = bench(recipe)
+        recipe, tried = load(given, FAMILIES), counts(asked, len(places())) if runtime.processes() == 1 else []
+        result = bench(recipe) | {"processes": scaling(given, tried) if len(tried) > 1 else {}}
         path = Path(recipe.runs) / recipe.name / "bench.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, result)

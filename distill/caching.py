@@ -17,6 +17,7 @@ from distill.files import read_json, write_json
 from distill.frames import by_length
 from distill.identity import digest_of
 from distill.packing import Packing
+from distill.sharding import in_step
 from distill.store import Layout, Store, StoreError
 
 VERSION = 1  # raise it when the same audio, teacher and settings give other bytes
@@ -47,9 +48,10 @@ def open_store(
     write_missing(accelerator, store, scribe)
     if absent := store.missing():
         raise StoreError(f"{folder} lacks {len(absent)} shards other processes wrote; give a folder all machines see")
-    if accelerator.is_main_process:
-        store.tidy()
-        scribe.compare(store)
+    with in_step(accelerator.device, encoder):
+        if accelerator.is_main_process:
+            store.tidy()
+            scribe.compare(store)
     return store
 
 
@@ -59,11 +61,12 @@ def write_missing(accelerator: Accelerator, store: Store, scribe: "Scribe") -> N
     if missing:
         demand_room(store.folder, store.bytes(missing), scribe.packing)
     accelerator.wait_for_everyone()
-    announce(accelerator, store, missing, scribe)
     mine = missing[accelerator.process_index :: accelerator.num_processes]
     quiet = not mine or not accelerator.is_main_process
-    for shard in tqdm(mine, "targets", unit="shard", mininterval=15, disable=quiet):
-        scribe.write(store, shard)
+    with in_step(accelerator.device, scribe.encoder):
+        announce(accelerator, store, missing, scribe)
+        for shard in tqdm(mine, "targets", unit="shard", mininterval=15, disable=quiet):
+            scribe.write(store, shard)
     accelerator.wait_for_everyone()
 
 

@@ -13,6 +13,7 @@ from distill.data.clips import Clips, pad
 from distill.features import SAMPLE_RATE, Encoder, parameters
 from distill.frames import by_length
 from distill.live import Live
+from distill.sharding import held
 
 REPEATS = 5  # of which the median counts
 
@@ -62,12 +63,11 @@ def real_time_factor(encoder: Encoder, clips: Clips, rows: list[int], device: to
 
 @torch.no_grad()
 def peak_memory(encoder: Encoder, audio_BN: Tensor, lengths_B: Tensor, device: torch.device) -> int:
-    """Bytes of weights, and of the tensors alive at once while a batch is heard, at most.
+    """Bytes of weights in this process, and of the tensors alive at once while a batch is heard, at most.
 
     Counted alike on every device, and the same every time; what a kernel takes for itself is not seen.
     """
-    weights = sum(one.untyped_storage().nbytes() for one in (*encoder.parameters(), *encoder.buffers()))
     audio_BN, lengths_B = audio_BN.to(device), lengths_B.to(device)
     with Live() as live:
         encoder(audio_BN, lengths_B)
-    return weights + audio_BN.nbytes + live.peak
+    return held(encoder) + audio_BN.nbytes + live.peak

@@ -19,6 +19,7 @@ from distill.files import read_json, write_json
 from distill.frames import FrameCache, standardiser
 from distill.interface import INTERFACES
 from distill.probe import Budget, Probe, Split, predict, score, train
+from distill.sharding import in_step
 from distill.tasks import PROTOCOLS, TASKS, superb
 from distill.tasks.task import Task
 
@@ -109,8 +110,9 @@ def evaluate_rows(
     if rank == 0:
         for left in folder.glob(f"{FRAMES}*"):  # by an evaluation that was killed
             shutil.rmtree(left)
-        for name, encoder in rows.items():
-            if _read(folder / f"{name}.json", settings) is None:
+    for name, encoder in rows.items():
+        with in_step(device, encoder):
+            if rank == 0 and _read(folder / f"{name}.json", settings) is None:
                 found = cost(encoder, splits["test"], settings.forward_seconds, device)
                 _write(folder / f"{name}.json", settings, found)
     barrier()  # times are taken while nothing else runs
@@ -141,13 +143,13 @@ def evaluate_row(
     """Write `<name>.<task>.json` for those of the row's tasks that this process does and has not done yet."""
     mine = deal(settings, world)[rank]
     waiting = [task for task in mine if _read(folder / f"{name}.{task}.json", settings, task) is None]
-    if not waiting:
-        return
     with TemporaryDirectory(prefix=FRAMES, dir=folder) as place:
         started = perf_counter()
-        heard = hear_splits(encoder, splits, waiting, settings, device, Path(place))
+        with in_step(device, encoder):
+            heard = hear_splits(encoder, splits, waiting, settings, device, Path(place)) if waiting else {}
         hearing = perf_counter() - started
-        say(f"evaluate {name}: heard the clips of {', '.join(waiting)} in {hearing:.0f} s")
+        if waiting:
+            say(f"evaluate {name}: heard the clips of {', '.join(waiting)} in {hearing:.0f} s")
         for task in waiting:
             started = perf_counter()
             cell = evaluate_task(task, heard[task], settings, device, folder / f"{name}.{task}.npz")

@@ -101,5 +101,5 @@ def shortest(encoder: Encoder) -> int:
 
 
 def parameters(module: nn.Module) -> int:
-    """How many parameters a module holds, trained and frozen."""
-    return sum(p.numel() for p in module.parameters())
+    """How many parameters a module has, trained and frozen; also where processes share them (ZeRO 3 empties them)."""
+    return sum(vars(p).get("ds_numel", p.numel()) for p in module.parameters())

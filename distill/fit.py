@@ -1,6 +1,6 @@
 """The fit stage: calibrate the scales of the upstreams, train what the fusion learns, the interface, the task heads."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from distill.features import SAMPLE_RATE, Encoder, Features
 from distill.fusion import Fusion, Moments, Standardiser
 from distill.interface import Interface
 from distill.loop import Plan, optimizer, train
+from distill.sharding import in_step
 from distill.tasks import Task
 from distill.teacher import FusedTeacher
 
@@ -112,21 +113,26 @@ def measure(
     seed: int,
 ) -> None:
     """Calibrate one standardiser per encoder on about `seconds` of audio, shared out to all processes."""
-    heard = 0.0
     moments = [standardise.moments(accelerator.device) for standardise in standardisers]
-    for number, rows in enumerate(epoch(clips.samples, SHARE, seed, 0)):
-        if heard >= seconds:
-            break
-        heard += clips.samples[rows].sum() / SAMPLE_RATE
-        if number % accelerator.num_processes != accelerator.process_index:
-            continue
-        audio_BN, lengths_B = (part.to(accelerator.device) for part in pad([clips.audio(row) for row in rows]))
-        for encoder, moment in zip(encoders, moments, strict=True):
-            with torch.no_grad():
+    heard = list(calibrating(clips.samples, seconds, seed))
+    with in_step(accelerator.device, *encoders), torch.no_grad():
+        for rows in heard[accelerator.process_index :: accelerator.num_processes]:
+            audio_BN, lengths_B = (part.to(accelerator.device) for part in pad([clips.audio(row) for row in rows]))
+            for encoder, moment in zip(encoders, moments, strict=True):
                 moment.update(encoder(audio_BN, lengths_B))
     for standardise, moment in zip(standardisers, moments, strict=True):
         summed = [cast(Tensor, accelerator.reduce(part, "sum")) for part in moment.state()]
         standardise.calibrate(Moments(*summed))
+
+
+def calibrating(samples: np.ndarray, seconds: float, seed: int) -> Iterator[np.ndarray]:
+    """Rows of passes over about so many seconds."""
+    heard = 0.0
+    for rows in epoch(samples, SHARE, seed, 0):
+        if heard >= seconds:
+            return
+        heard += samples[rows].sum() / SAMPLE_RATE
+        yield rows
 
 
 def fit(

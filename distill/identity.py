@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distill.data.clips import Clips
 from distill.features import Grid
+from distill.sharding import Sharded
 
 CHUNK = 1024  # clips to a digest
 
@@ -29,15 +30,21 @@ def corpus_digest(clips: Clips, accelerator: Accelerator) -> str:
 
 
 def module_digest(module: nn.Module) -> str:
-    """Of the weights and buffers by name, of the classes, and of their settings."""
+    """Of the class and its settings, of weights and buffers by name, and of the digests of the modules within.
+
+    A sharded encoder's is that of the whole one.
+    """
+    if isinstance(module, Sharded):
+        return module.digest
     digest = hashlib.blake2b(digest_size=16)
-    for name, part in module.named_modules():
-        said = {key: value for key, value in vars(part).items() if not key.startswith("_") and key != "training"}
-        kept = {key: value for key, value in said.items() if isinstance(value, bool | int | float | str | Grid)}
-        digest.update(f"{name} {type(part).__qualname__} {sorted(kept.items())}\0".encode())
-    for name, value in sorted(module.state_dict().items()):
+    said = {key: value for key, value in vars(module).items() if not key.startswith("_") and key != "training"}
+    kept = {key: value for key, value in said.items() if isinstance(value, bool | int | float | str | Grid)}
+    digest.update(f"{type(module).__qualname__} {sorted(kept.items())}\0".encode())
+    for name, value in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\0".encode())
         digest.update(as_bytes(value))
+    for name, child in module.named_children():
+        digest.update(f"{name} {module_digest(child)}\0".encode())
     return digest.hexdigest()
 
 

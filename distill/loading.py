@@ -20,7 +20,7 @@ KINDS = {int: "an int", float: "a number", str: "a text", bool: "true or false"}
 LABELS = frozenset({"recipe", "scale", "name", "runs", "stages", "student.preset"})
 RHYTHM = frozenset({"fit.save_every", "fit.log_every", "distill.save_every", "distill.log_every"})
 BESIDE = frozenset({"evaluate.rows", "evaluate.students", "report.runs"})  # what is shown of this run and beside it
-PLACES = frozenset({"distill.cache", "evaluate.cache", "data.workers"})  # where and by whom, not what
+PLACES = frozenset({"distill.cache", "evaluate.cache", "data.workers", "teacher.shard"})  # where and by whom, not what
 HARMLESS = LABELS | RHYTHM | BESIDE | PLACES  # a difference in these keys changes no result
 AFTERWARDS = ("publish.", "finetune.")  # sections of what is made from a finished run; each result keeps its settings
 

@@ -18,6 +18,7 @@ from distill.data.batches import accumulation
 from distill.live import Live
 from distill.losses import LOSSES
 from distill.recipe import Recipe
+from distill.runtime import LIVE
 
 TYPICAL = {True: 2.0, False: 15.0}  # seconds of a clip of the embedded corpus, and of any other
 THROUGHPUTS = (100, 500, 2000)  # audio seconds per second
@@ -77,6 +78,7 @@ class Load:
     pairs: int  # K target layers, the interface's output among them
     zero: int  # DeepSpeed ZeRO stage
     processes: int
+    shares: int  # processes that share the upstreams' weights; 1: each holds all of them
 
     @classmethod
     def of(cls, recipe: Recipe, machine: Path) -> "Load":
@@ -88,7 +90,8 @@ class Load:
         own = len(recipe.teacher.upstreams)
         sources = {"fused": 1, "separate": own, "both": 1 + own}[settings.supervise]
         pairs = sources * settings.layers + (settings.interface_weight > 0)
-        return cls(clips, seconds, pairs, config["deepspeed_config"]["zero_stage"], processes)
+        shares = processes if recipe.teacher.shard else 1
+        return cls(clips, seconds, pairs, config["deepspeed_config"]["zero_stage"], processes, shares)
 
 
 def trained(weights: int, zero: int, processes: int) -> float:
@@ -99,6 +102,12 @@ def trained(weights: int, zero: int, processes: int) -> float:
     parts = {"weights": 4.0, "gradients": 4.0, "optimizer": 8.0 if zero == 0 else 12.0}
     shared = {"optimizer": 1, "gradients": 2, "weights": 3}
     return weights * sum(size / (processes if zero >= shared[part] else 1) for part, size in parts.items())
+
+
+def at_hand(upstreams: list[Listener], shares: int) -> float:
+    """How many of the upstreams' weights a process holds: its share, and what a pass gathers at once."""
+    weights = [one.weights() for one in upstreams]
+    return sum(weights) / shares + (min(max(weights), LIVE) if shares > 1 else 0)
 
 
 def fused(upstreams: list[Listener], load: Load, size: int) -> tuple[float, float]:
@@ -156,7 +165,7 @@ def memory(
     heard = listening(upstreams, load, size)
     learned = learning(student, load, width, loss, half=half)
     parts = {
-        "upstreams, fusion, interface": float(size * sum(one.weights() for one in upstreams) + 4 * fitted),
+        "upstreams, fusion, interface": size * at_hand(upstreams, load.shares) + 4.0 * fitted,
         "student, heads: weights, gradients, Adam": trained(student.weights() + heads, load.zero, load.processes),
         "while the teacher listens": heard,
         "while the student learns": learned,

@@ -91,12 +91,18 @@ class Teacher:
     standardise: str = within("channel", menu=STANDARDISE)  # one scale for each channel, or for each layer
     interface: str = within("hconv", menu=INTERFACES)
     calibration_seconds: float = within(600.0, above=0)  # audio that the layers' scales are measured on
+    shard: bool = False  # each process holds its share of the upstreams' weights. Changes no result
 
     def __post_init__(self):
         check("teacher.", self)
         for name, layers in self.depth.items():
             if layers < 1:
                 raise RecipeError(f"teacher.depth.{name} must be at least 1, got {layers}; leave it out to run all")
+        if self.shard and self.seamless_states == "adaptor":
+            raise RecipeError(
+                "teacher.seamless_states=adaptor is called once for each clip, which processes that share its weights "
+                "would do unequally often; leave out teacher.shard, or take teacher.seamless_states=conformer"
+            )
 
 
 @dataclass(frozen=True)

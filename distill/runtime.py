@@ -5,6 +5,7 @@ import os
 import socket
 import warnings
 from contextlib import redirect_stdout
+from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 from typing import cast
@@ -24,6 +25,8 @@ from torch import Tensor, nn
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 BUCKET = 2**25  # numbers reduced at once; DeepSpeed's own 5e8 holds 2 GB of a GPU beside a student of 0.1 GB
+LIVE = 2 * BUCKET  # numbers of a sharded module that a process holds whole at once
+PATIENCE = timedelta(days=1)  # while one process fetches a corpus or trains its probes, the others wait
 DEEPSPEED_KEYS = ("zero_stage", "offload_optimizer_device", "offload_param_device", "zero3_save_16bit_model")
 
 
@@ -44,7 +47,7 @@ def start(config_file: Path, *, accumulation: int = 1, clip: float = 0.0, logs: 
         accelerator = Accelerator(
             mixed_precision="no",  # accelerate's bf16 would make the weights themselves bfloat16: see plugin
             deepspeed_plugin=plugin(accumulation, clip, precision()),
-            kwargs_handlers=[InitProcessGroupKwargs(backend="nccl" if torch.cuda.is_available() else "gloo")],
+            kwargs_handlers=[InitProcessGroupKwargs("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)],
             # given whole: the launcher's environment would win over a bare number of steps
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=accumulation),
             log_with="tensorboard" if logs else None,
@@ -52,6 +55,37 @@ def start(config_file: Path, *, accumulation: int = 1, clip: float = 0.0, logs: 
         )
     unset_hf_deepspeed_config()  # or under ZeRO-3 transformers shards every model it loads, the teacher's too
     return accelerator
+
+
+def deal_out(module: nn.Module) -> nn.Module:
+    """Share a frozen module's weights out to all processes, by a DeepSpeed plugin of its own, ZeRO 3.
+
+    Call what comes back, in all processes equally often. Of an Accelerator of its own, so that no stage saves it in
+    a checkpoint, and it outlives them; call this after `start`, whose settings of the machine count.
+    """
+    import deepspeed
+
+    settings, dtype = sharding_plugin(), next(module.parameters()).dtype
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+    with redirect_stdout(StringIO()):
+        accelerator = Accelerator(mixed_precision="no", deepspeed_plugins={"teacher": settings})
+        for part in gathered_at_once(module):
+            deepspeed.utils.set_z3_leaf_module(part, True)
+        # weight by weight, before DeepSpeed would put the whole of them on a device to share them out there
+        deepspeed.zero.Init(module=module, config_dict_or_path=settings.deepspeed_config, dtype=dtype)
+        engine = accelerator.prepare(module)
+    unset_hf_deepspeed_config()
+    engine.eval()
+    return engine
+
+
+def gathered_at_once(module: nn.Module) -> list[nn.Module]:
+    """The largest parts of a module that have no more than BUCKET numbers, as layers; none is a list of others."""
+    few = sum(weight.numel() for weight in module.parameters()) <= BUCKET
+    if (few and not isinstance(module, nn.ModuleList | nn.ModuleDict)) or not list(module.children()):
+        return [module]
+    return [part for child in module.children() for part in gathered_at_once(child)]
 
 
 def weights(accelerator: Accelerator, engine: nn.Module) -> dict[str, Tensor]:
@@ -186,4 +220,21 @@ def plugin(accumulation: int, clip: float, dtype: torch.dtype) -> DeepSpeedPlugi
     if dtype != torch.float32:
         name = str(dtype).removeprefix("torch.")
         config["torch_autocast"] = {"enabled": True, "dtype": name, "lower_precision_safe_modules": []}
+    return settings
+
+
+def sharding_plugin() -> DeepSpeedPlugin:
+    """DeepSpeed's settings for a frozen module whose weights are shared out, none of them held in every process."""
+    settings = DeepSpeedPlugin(
+        gradient_accumulation_steps=1, zero_stage=3, offload_optimizer_device="none", zero3_init_flag=False
+    )
+    config = settings.deepspeed_config
+    config |= {"train_micro_batch_size_per_gpu": 1, "train_batch_size": processes()}
+    config["zero_optimization"] |= {
+        "stage3_param_persistence_threshold": 0,
+        "stage3_prefetch_bucket_size": BUCKET,
+        "stage3_max_live_parameters": LIVE,
+        "stage3_max_reuse_distance": 0,
+        "memory_efficient_linear": False,  # it replaces torch's linear in the whole program, the student's too
+    }
     return settings

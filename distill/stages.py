@@ -25,6 +25,7 @@ from distill.posteriors import posteriors
 from distill.recipe import Distill, Finetune, Fit
 from distill.report import write_comparison, write_report
 from distill.run import Run, newer
+from distill.sharding import in_step
 from distill.tasks import TASKS, Task
 from distill.tasks.task import draw
 from distill.teacher import FusedTeacher, Summary, saved_heads
@@ -113,9 +114,10 @@ def evaluate(run: Run, rows: Mapping[str, Encoder], splits: Mapping[str, Clips],
 def report(run: Run, teacher: FusedTeacher, student: Encoder, splits: Mapping[str, Clips], machine: Path) -> None:
     """Ask an evaluated run what scores do not tell, into `analysis.json`; then `report.html` and `report.md`."""
     accelerator = runtime.start(machine)
-    if accelerator.is_main_process:
-        if not newer(run.analysis, run.evaluation):
+    with in_step(accelerator.device, teacher):
+        if accelerator.is_main_process and not newer(run.analysis, run.evaluation):
             write_json(run.analysis, analyse(run, teacher, student, splits, accelerator.device))
+    if accelerator.is_main_process:
         write_report(run.folder)
     accelerator.wait_for_everyone()
     runtime.finish(accelerator)

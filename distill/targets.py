@@ -19,6 +19,7 @@ from distill.frozen import Frozen
 from distill.fusion import Standardiser
 from distill.identity import corpus_digest, digest_of, libraries, module_digest
 from distill.packing import PRECISIONS
+from distill.sharding import in_step
 from distill.tasks.task import draw
 from distill.teacher import FusedTeacher
 
@@ -138,11 +139,12 @@ def codes(
     """The same as codes, `books` bytes a layer and frame, the interface's output the last layer."""
     made_of = identity(accelerator, supervision, clips, seconds) | {"books": books}
     path = place / f"codebooks-{digest_of(made_of)[:16]}.safetensors"
-    with accelerator.main_process_first():
-        if not path.exists():  # never learned again once something is coded with it
+    with in_step(accelerator.device, supervision):
+        if accelerator.is_main_process and not path.exists():  # never again once something is coded with it
             path.parent.mkdir(parents=True, exist_ok=True)
             sample = learned_from(supervision, clips, seconds, books, accelerator.device)
             sample.save(path)
+    accelerator.wait_for_everyone()
     packing = Codebooks.load(path).to(accelerator.device)
     made_of["codebooks"] = module_digest(packing)
     store = open_store(accelerator, Frozen(supervision), clips, packing, seconds, place, made_of)

@@ -10,6 +10,7 @@ from distill.features import Encoder
 from distill.frozen import Frozen
 from distill.harder import Masking
 from distill.recipe import Student
+from distill.sharding import Sharded, whole
 from distill.waveform import StockModel, Waveform
 
 FRONT_END = ("conv_dim", "conv_kernel", "conv_stride", "conv_bias", "feat_extract_norm", "feat_extract_activation")
@@ -125,18 +126,22 @@ def initialise(student: Waveform, upstream: StockModel, layers: Sequence[int]) -
     first = relative_positions(upstream.encoder.layers[0])
     for index, (chosen, layer) in enumerate(zip(layers, model.encoder.layers, strict=True)):
         source = upstream.encoder.layers[chosen]
-        own = {name: value for name, value in source.state_dict().items() if name not in relative_positions(source)}
-        layer.load_state_dict(own | first if index == 0 else own)
+        table = relative_positions(source)
+        with whole(source):
+            own = {name: value for name, value in source.state_dict().items() if name not in table}
+            layer.load_state_dict(own | first if index == 0 else own)
 
 
 def copy(source: nn.Module, target: nn.Module) -> None:
     """The same weights in another module of the same shape."""
-    target.load_state_dict(source.state_dict())
+    with whole(source):
+        target.load_state_dict(source.state_dict())
 
 
 def relative_positions(layer: nn.Module) -> dict[str, torch.Tensor]:
     """WavLM's table of relative positions: its first layer holds it for all of them."""
-    return {name: value for name, value in layer.state_dict().items() if "rel_attn_embed" in name}
+    with whole(layer):
+        return {name: value.clone() for name, value in layer.state_dict().items() if "rel_attn_embed" in name}
 
 
 def demand_same_shape(student: PretrainedConfig, upstream: PretrainedConfig, names: Sequence[str] = SHAPE) -> None:
@@ -211,8 +216,9 @@ def start(student: Waveform, settings: Student, upstreams: Mapping[str, Encoder]
 
 
 def unfrozen(upstream: Encoder) -> Encoder:
-    """The encoder that learned, under the one that keeps it from learning more."""
-    return upstream.encoder if isinstance(upstream, Frozen) else upstream
+    """The encoder that learned, under those that keep it from learning more and share it out."""
+    inside = upstream.encoder if isinstance(upstream, Frozen) else upstream
+    return inside.encoder if isinstance(inside, Sharded) else inside
 
 
 def waveform(name: str, upstream: Encoder) -> Waveform:

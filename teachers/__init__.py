@@ -1,10 +1,12 @@
 """Frozen upstreams, one file for those that share a forward; FAMILIES is the menu."""
 
+from collections.abc import Callable
 from difflib import get_close_matches
 
 import torch
 
 from distill.family import Family, Options
+from distill.features import Encoder
 from distill.frozen import Frozen
 from distill.recipe import Teacher
 from distill.teacher import FusedTeacher
@@ -14,7 +16,16 @@ from teachers.checkpoint import RANDOM
 FAMILIES: dict[str, Family] = wav2vec2.FAMILIES | whisper.FAMILIES | conformer.FAMILIES | seamless.FAMILIES
 
 
-def build_upstream(family: str, size: str, checkpoint: str | None = None, options: Options | None = None) -> Frozen:
+Hold = Callable[[Encoder], Encoder]  # how an upstream's weights are held: whole, or shared out to all processes
+
+
+def build_upstream(
+    family: str,
+    size: str,
+    checkpoint: str | None = None,
+    options: Options | None = None,
+    hold: Hold = lambda encoder: encoder,
+) -> Frozen:
     """A family's checkpoint of that size, or the one named instead, frozen.
 
     Raises ValueError for an unknown family or size, CheckpointError (a ValueError) where it cannot be opened.
@@ -23,19 +34,22 @@ def build_upstream(family: str, size: str, checkpoint: str | None = None, option
     if checkpoint is None:
         demand_known(f"size of {family}", size, list(FAMILIES[family].sizes))
         checkpoint = FAMILIES[family].sizes[size]
-    return Frozen(FAMILIES[family].load(checkpoint, options or Options()))
+    return Frozen(hold(FAMILIES[family].load(checkpoint, options or Options())))
 
 
-def build_teacher(settings: Teacher, seed: int, dtype: torch.dtype = torch.float32) -> FusedTeacher:
+def build_teacher(
+    settings: Teacher, seed: int, dtype: torch.dtype = torch.float32, hold: Hold = lambda encoder: encoder
+) -> FusedTeacher:
     """The fused teacher of a recipe, not yet fitted: its upstreams frozen, its own weights from the seed.
 
-    dtype: of the upstreams' weights; fusion and statistics are float32.
+    dtype: of the upstreams' weights; fusion and statistics are float32. hold: of each in turn, before the next is
+    opened.
     """
     upstreams, prefix = {}, RANDOM if settings.weights == "random" else ""
     for name in settings.upstreams:
         options = Options(settings.depth.get(name, 0), dtype, settings.whisper_window, settings.seamless_states)
         family = settings.families.get(name, name)
-        upstreams[name] = build_upstream(family, "", prefix + settings.checkpoints[name], options)
+        upstreams[name] = build_upstream(family, "", prefix + settings.checkpoints[name], options, hold)
     fused = (settings.combine, settings.width, settings.interface, seed, settings.standardise)
     return FusedTeacher(upstreams, *fused).eval()
 

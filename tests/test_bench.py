@@ -12,7 +12,8 @@ import torch
 
 from benchmarks.clock import STEPS, WARM, Clock
 from benchmarks.hearing import hearing, probing
-from benchmarks.reference import Plain, ratios, reference, whole
+from benchmarks.reference import Plain, break_even, ratios, reference, whole
+from benchmarks.scaling import counts, launch, places
 from benchmarks.steps import Feed, distilling, fitting, time_steps
 from benchmarks.throughput import table
 from distill.data.batches import Batches
@@ -123,12 +124,17 @@ def test_hearing_and_probing_have_a_rate_and_it_is_shown(teacher, clips):
     spent = {"share": {"data": 0.25, "backward": 0.75}, "seconds": {"data": 0.001, "backward": 0.003}}
     steps = {"fit": spent | {"padding": 0.031, "flops": 7e9, "utilisation": 0.41}}
     result = {"recipe": "a+b", "scale": "mini", "machine": "CPU", "memory_gb": {"resident": 1.25}}
+    result |= {"pays_after_epochs": {"cached": 1.5, "codes": None}, "processes": {"1": {"distill, online": 50.0}}}
+    result["processes"]["2"] = {"distill, online": 90.0}
     result |= {"ratio_to_reference": {"distill, online": 2.35}, "real_time_factor": {"student": {"one clip": 0.0123}}}
     shown = table(result | {"steps": steps, "audio_seconds_per_second": rates})
     assert all(f"{value:.1f}" in shown for value in rates.values())
     for value in (25.0, 75.0, 3.1, 1.0, 3.0, 7.0, 41.0, 2.35):
         assert f" {value:.2f}\n" in shown
-    assert "0.0123" in shown and "resident 1.25 GB" in shown
+    assert "0.0123" in shown and "resident 1.25 GB" in shown and " 1.50\n" in shown and " never\n" in shown
+    assert [line.split() for line in shown.splitlines() if line.startswith("  2 ")] == [["2", "90.0", "1.80"]]
+    alone = result | {"steps": steps, "audio_seconds_per_second": {}, "processes": {}}
+    assert "it takes a second core" in table(alone)
 
 
 def test_the_reference_hears_padding_as_speech_and_counts_it_not(clips, teacher, clock, build_tiny_student):
@@ -147,6 +153,36 @@ def test_the_reference_hears_padding_as_speech_and_counts_it_not(clips, teacher,
 
 def test_epochs_share_the_cost_of_writing():
     rates = {"reference": 10.0, "distill, online": 20.0, "distill, cached": 100.0, "distill, codes": 50.0}
-    found = ratios({name: {"rate": rate} for name, rate in rates.items()}, write=40.0)
+    steps = {name: {"rate": rate} for name, rate in rates.items()}
+    found = ratios(steps, {"cached": 40.0, "codes": 20.0})
     assert found["distill, online"] == 2 and found["distill, cached"] == 10
     assert found["10 epochs, cached"] == pytest.approx((10 / 10) / (1 / 40 + 10 / 100))
+    assert found["10 epochs, codes"] == pytest.approx((10 / 10) / (1 / 20 + 10 / 50))
+
+
+def test_stored_targets_pay_from_the_epoch_on_that_costs_less_with_them_than_online():
+    rates = {"distill, online": 20.0, "distill, cached": 100.0, "distill, codes": 19.0}
+    steps, write = {name: {"rate": rate} for name, rate in rates.items()}, {"cached": 40.0, "codes": 30.0}
+    found = break_even(steps, write)
+    epochs = found["cached"]
+    assert epochs is not None and found["codes"] is None
+    for more, wins in ((1.01, True), (0.99, False)):
+        assert (1 / 40 + more * epochs / 100 < more * epochs / 20) is wins
+
+
+def test_as_many_processes_are_tried_as_have_a_place_of_their_own():
+    assert [counts("", there) for there in (1, 2, 3, 16)] == [[1], [1, 2], [1, 2], [1, 2, 4, 8]]
+    assert counts("1,3", 4) == [1, 3]
+    for asked in ("0", "5", "1,x", ","):
+        with pytest.raises(ValueError, match="give numbers from 1 to 4"):
+            counts(asked, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_processes_are_launched_and_measured(miniature, tmp_path, monkeypatch, processes):
+    if len(places()) < processes:
+        pytest.skip("each process needs a core")
+    monkeypatch.setenv("XDG_CACHE_HOME", miniature.environment()["XDG_CACHE_HOME"])
+    found = launch(miniature.words(tmp_path), processes, tmp_path / "found.json")
+    assert found.keys() == {"distill, online", "distill, memory"} and min(found.values()) > 0

@@ -78,12 +78,13 @@ def test_every_zero_stage_learns_the_same(miniature: Miniature, alone, untaught,
 
 
 @pytest.mark.slow
-def test_two_processes_evaluate_as_one(miniature: Miniature, launched, tmp_path):
-    """The frozen rows are the same in both, and every task is done once."""
+@pytest.mark.parametrize("shard", ["false", "true"])
+def test_two_processes_evaluate_as_one(miniature: Miniature, launched, tmp_path, shard):
+    """The frozen rows are the same in both, and every task is done once, also where both hold half of the teacher."""
     from miniature import evaluation
 
     launcher = ["--config_file", str(CONFIG), "--num_processes", "2", "--main_process_port", "0"]
-    said = miniature.launch(launcher, miniature.words(tmp_path), BOTH)
+    said = miniature.launch(launcher, miniature.words(tmp_path, f"teacher.shard={shard}"), BOTH)
     ours, theirs = evaluation(tmp_path / "run")["rows"], evaluation(launched[0])["rows"]
     assert ours.keys() == theirs.keys()
     for name, row in ours.items():
@@ -94,16 +95,32 @@ def test_two_processes_evaluate_as_one(miniature: Miniature, launched, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["cached", "codes"])
-def test_two_processes_equal_one_with_targets_on_the_disk(miniature: Miniature, untaught, tmp_path, mode):
-    """Each writes its share of them; the codebooks are learned by the first alone."""
-    given = [f"distill.targets={mode}", f"distill.cache={tmp_path / 'alone' / 'cache'}"]
-    given += ["distill.posteriors_weight=0"] * (mode == "codes")
-    miniature.run(miniature.words(tmp_path / "alone", *STAGES, *given))
-    given[1] = f"distill.cache={tmp_path / 'both' / 'cache'}"
-    run, said = together(miniature, CONFIG, tmp_path / "both", *given)
-    assert said.count("targets: ") >= 1 and "2 processes" in said
+@pytest.mark.parametrize("mode", ["online", "cached", "codes"])
+def test_two_processes_equal_one_with_every_kind_of_targets(miniature: Miniature, untaught, tmp_path, mode):
+    """From memory it is the test above. Each writes its share of what is stored, codebooks are learned by the first."""
+    words = miniature.words(tmp_path / "alone", *STAGES, *kept(mode, tmp_path / "alone"))
+    miniature.run(words)
+    run, said = together(miniature, CONFIG, tmp_path / "both", *kept(mode, tmp_path / "both"))
+    assert ("targets: " in said) == (mode != "online") and "2 processes" in said
     assert_as_one(run, tmp_path / "alone/run", untaught)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["online", "memory", "cached", "codes"])
+def test_a_shared_teacher_teaches_bit_for_bit_what_a_whole_one_does(miniature: Miniature, tmp_path, mode):
+    """Two processes each time, with half of the upstreams' weights in each, or all; also in what fit finds."""
+    whole, _ = together(miniature, CONFIG, tmp_path / "whole", *kept(mode, tmp_path / "whole"))
+    shared, said = together(miniature, CONFIG, tmp_path / "s", "teacher.shard=true", *kept(mode, tmp_path / "s"))
+    assert "of the teacher in each of 2 processes" in said
+    for name in ("student/model.safetensors", "student/heads.safetensors", "teacher/fused.safetensors"):
+        assert (shared / name).read_bytes() == (whole / name).read_bytes()
+    assert journal(shared) == journal(whole)
+
+
+def kept(mode: str, folder: Path) -> list[str]:
+    """Targets of a kind, in a cache of their own."""
+    heads = ["distill.posteriors_weight=0"] * (mode == "codes")
+    return [f"distill.targets={mode}", f"distill.cache={folder / 'cache'}", *heads]
 
 
 @pytest.mark.slow

@@ -97,6 +97,17 @@ def test_zero_shares_out_optimizer_then_gradients_then_weights(zero, processes, 
     assert trained(1000, zero, processes) == 1000 * bytes_each
 
 
+def test_a_shared_teacher_takes_a_share_of_itself_and_what_a_pass_gathers(monkeypatch):
+    with FakeTensorMode():
+        names = {family: f"random:{ROOT}/teachers/mini/{family}" for family in ("wavlm", "whisper")}
+        both = [listener(one, build_upstream(one, "", name), torch.float32) for one, name in names.items()]
+    weights = [one.weights() for one in both]
+    assert planning.at_hand(both, 1) == sum(weights)
+    assert planning.at_hand(both, 4) == pytest.approx(sum(weights) / 4 + max(weights)), "one upstream at a time"
+    monkeypatch.setattr(planning, "LIVE", 1000)
+    assert planning.at_hand(both, 4) == pytest.approx(sum(weights) / 4 + 1000)
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_architectures_have_the_published_parameters(name):
     config_class, settings = CONFIGS[name]

@@ -115,13 +115,24 @@ def test_a_full_disk_ends_in_a_few_lines_and_loses_nothing(miniature: Miniature,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 3])
-def test_two_processes_killed_at_random_times_go_on_as_if_they_were_not(miniature: Miniature, tmp_path, stage):
+@pytest.mark.parametrize(
+    ("stage", "targets", "shard"),
+    [
+        *((2, targets, "false") for targets in ("online", "memory", "cached", "codes")),
+        *((3, "memory", "false"), (2, "online", "true"), (3, "codes", "true")),
+    ],
+)
+def test_two_processes_killed_at_random_times_go_on_as_if_they_were_not(
+    miniature: Miniature, tmp_path, stage, targets, shard
+):
     """Two of them train; evaluation is the same code for one."""
-    config = CONFIG if stage == 0 else with_stage(stage, tmp_path)
+    config, given = with_stage(stage, tmp_path), [f"distill.targets={targets}", f"teacher.shard={shard}"]
     launcher = ["--config_file", str(config), "--num_processes", "2", "--main_process_port", "0"]
     whole, killed = (
-        miniature.words(tmp_path / name, "stages=[fit,distill]", "distill.forward_seconds=3")
+        miniature.words(
+            *(tmp_path / name, "stages=[fit,distill]", "distill.forward_seconds=3", *given),
+            f"distill.cache={tmp_path / name / 'cache'}",
+        )
         for name in ("whole", "killed")
     )
     assert "2 processes" in miniature.launch(launcher, whole, BOTH)

@@ -219,11 +219,9 @@ def test_half_the_bits_give_nearly_the_same_targets(teacher, clips):
     assert 1e-5 < distance(told, expected) < 0.05
 
 
-ON_DISK = {
-    "cached": ["distill.targets=cached", "distill.cache_precision=int8", "distill.posteriors_weight=0.5"],
-    "codes": ["distill.targets=codes"],
-}
+GIVEN = {"cached": ["distill.cache_precision=int8", "distill.posteriors_weight=0.5"], "codes": [], "online": []}
 MOMENTS = {
+    "online": [Moment("os.rename", f"checkpoints/distill/step-00000{step}.unfinished") for step in (2, 4)],
     "cached": [
         Moment("os.rename", ".frames.", count=3),
         Moment("os.rename", "00004.json"),
@@ -237,11 +235,13 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("mode", ["cached", pytest.param("codes", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "mode", ["cached", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("online", "codes"))]
+)
 def test_killed_while_writing_targets_a_run_goes_on_as_if_it_were_not(miniature: Miniature, tmp_path: Path, mode: str):
     words = {
         name: [
-            *miniature.words(tmp_path / name, "stages=[fit,distill]", *ON_DISK[mode]),
+            *miniature.words(tmp_path / name, "stages=[fit,distill]", f"distill.targets={mode}", *GIVEN[mode]),
             f"distill.cache={tmp_path / name / 'cache'}",
         ]
         for name in ("whole", "killed")
