@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from distill.coding import CodeDistillation, CodeDistiller
 from distill.data.batches import Batch
 from distill.data.clips import Clips
 from distill.data.embedded import cache_folder
+from distill.data.stream import Feed, Source
 from distill.distiller import Distiller, Group, Outcome, pairs
 from distill.features import Encoder
 from distill.harder import QUIET, Noise
@@ -40,7 +42,7 @@ class Distillation:
 
     def counts(self, rows: np.ndarray) -> Tensor:
         """Frames the student makes of these clips: (1,)."""
-        return self.student.frames(torch.from_numpy(self.clips.samples[rows])).sum().double()[None]
+        return frames(self.student, torch.from_numpy(self.clips.samples[rows]))
 
     def outcome(self, model: nn.Module, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
         targets, interface_BTD = self.targets(batch)
@@ -70,6 +72,11 @@ class Distillation:
         return values
 
 
+def frames(student: Encoder, lengths_B: Tensor) -> Tensor:
+    """Frames the student makes of clips of so many samples, all together: (1,)."""
+    return student.frames(lengths_B).sum().double()[None]
+
+
 def distill(
     accelerator: Accelerator,
     teacher: FusedTeacher,
@@ -78,8 +85,9 @@ def distill(
     settings: Distill,
     plan: Plan,
     folder: Path,
+    source: Source | None = None,
 ) -> Learner:
-    """Train the student on `clips` against a fitted teacher; on the CPU, with what it learned.
+    """Train the student on `clips`, or on a stream, against a fitted teacher; on the CPU, with what it learned.
 
     The interface's output is one more target where settings.interface_weight is not 0.
     """
@@ -90,9 +98,29 @@ def distill(
     model, trainer = accelerator.prepare(distiller, optimizer(distiller, settings.weight_decay))
     names = [name for group in groups for name in group.names()]
     objective = look(supervision.to(accelerator.device), student, clips, settings, names, accelerator)
-    train(accelerator, model, trainer, objective, plan, folder)
+    feed = streamed(source, accelerator, student, plan) if source else None
+    train(accelerator, model, trainer, objective, plan, folder, feed)
     blank.load_state_dict(runtime.weights(accelerator, model))
     return blank.eval()
+
+
+def streamed(source: Source, accelerator: Accelerator, student: Encoder, plan: Plan) -> Feed:
+    """What this process hears of a stream, its losses divided by the frames that all processes hear in a step."""
+
+    def total(count: Tensor) -> Tensor:
+        return cast(Tensor, accelerator.reduce(count.to(accelerator.device), "sum")).cpu()
+
+    return Feed(
+        source,
+        count=lambda lengths_B: frames(student, lengths_B),
+        total=total,
+        seed=plan.seed,
+        batch_seconds=plan.batch_seconds,
+        passes=plan.passes,
+        blur=plan.blur,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
 
 
 def sources(student: Encoder, teacher: FusedTeacher, settings: Distill) -> list[Group]:
