@@ -19,6 +19,7 @@ from distill import planning, runtime, stages
 from distill.caching import size
 from distill.data.clips import Clips
 from distill.data.corpora import load_splits
+from distill.data.stream import open_stream
 from distill.evaluation import table
 from distill.features import Encoder, parameters
 from distill.files import read_json, write_json
@@ -73,6 +74,9 @@ def work(place: Run, waiting: list[str], splits: dict[str, Clips], say: Callable
     if "evaluate" in waiting:
         demand_labels(recipe.evaluate.tasks, splits, recipe.evaluate.heads)
     say(f"to do: {', '.join(waiting)}; {train.seconds() / 3600:.2f} h of training audio in {len(train)} clips")
+    source = open_stream(recipe) if "distill" in waiting else None
+    if source:
+        say(source.shards.describe(runtime.processes()))
     whole = cost(recipe, FAMILIES) if {"fit", "distill", "evaluate"} <= set(waiting) else ""
     say(f"this takes about: {whole or 'not measured so; the bars below show the time left'}")
     hold = shared if recipe.teacher.shard and runtime.processes() > 1 else lambda encoder: encoder
@@ -86,7 +90,7 @@ def work(place: Run, waiting: list[str], splits: dict[str, Clips], say: Callable
     teacher.load(place.teacher)
     if "distill" in waiting:
         student = new_student(recipe, teacher)
-        stages.distill_student(place, teacher, student, train, MACHINE, exporter(recipe, train))
+        stages.distill_student(place, teacher, student, train, MACHINE, exporter(recipe, train), source)
     if "evaluate" in waiting:
         place.demand("distill")
         stages.evaluate(place, rows(place, teacher), splits, MACHINE)

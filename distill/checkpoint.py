@@ -22,8 +22,11 @@ class Checkpoints:
     def newest(self) -> Path | None:
         return max((path for path in self.folder.glob("step-*") if path.suffix == ""), default=None)
 
-    def save(self, accelerator: Accelerator, step: int) -> None:
-        """Write what is needed to go on after `step` optimizer steps; all processes together."""
+    def save(self, accelerator: Accelerator, step: int, place: dict | None = None) -> None:
+        """Write what is needed to go on after `step` optimizer steps; all processes together.
+
+        place: where in its stream this process is, plain data; None: what it hears is known from the step.
+        """
         whole = self.folder / f"step-{step:06d}"
         unfinished = whole.with_suffix(".unfinished")
         if accelerator.is_main_process:
@@ -32,6 +35,8 @@ class Checkpoints:
         accelerator.wait_for_everyone()
         with writing(unfinished):
             accelerator.save_state(str(unfinished))
+            if place is not None:
+                (unfinished / self._place(accelerator)).write_text(json.dumps(place))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             state = {"step": step, "processes": accelerator.num_processes}
@@ -59,6 +64,15 @@ class Checkpoints:
             )
         accelerator.load_state(str(newest))
         return state["step"]
+
+    def place(self, accelerator: Accelerator) -> dict | None:
+        """Where in its stream this process was when the newest checkpoint was written; None where it heard none."""
+        newest = self.newest()
+        path = newest / self._place(accelerator) if newest else None
+        return json.loads(path.read_text()) if path and path.exists() else None
+
+    def _place(self, accelerator: Accelerator) -> str:
+        return f"stream-{accelerator.process_index:05d}.json"
 
     def remove(self) -> None:
         """Everything: the stage is finished."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from distill.coding import CodeDistillation, CodeDistiller
 from distill.data.batches import Batch
 from distill.data.clips import Clips
 from distill.data.embedded import cache_folder
+from distill.data.stream import Feed, Source
 from distill.distiller import Distiller, Group, Outcome, pairs
 from distill.features import Encoder
 from distill.harder import QUIET, Surroundings
@@ -42,9 +44,13 @@ class Distillation:
     times: int = 1  # frames told of each of the student's
 
     def counts(self, rows: np.ndarray) -> Tensor:
-        """Frames the student tells of these clips, then what each task's posteriors are counted in: (1 + J,)."""
-        frames = self.times * int(self.student.frames(torch.from_numpy(self.clips.samples[rows])).sum())
-        told = [] if self.posteriors is None else [self.posteriors.counts(frames, len(rows))]
+        """What the losses of a step of these clips are divided by: see `counted`."""
+        return self.counted(torch.from_numpy(self.clips.samples[rows]))
+
+    def counted(self, lengths_B: Tensor) -> Tensor:
+        """Frames the student tells of clips of so many samples, then what each task's posteriors count: (1 + J,)."""
+        frames = self.times * int(self.student.frames(lengths_B).sum())
+        told = [] if self.posteriors is None else [self.posteriors.counts(frames, len(lengths_B))]
         return torch.cat([torch.tensor([float(frames)]), *told]).double()
 
     def outcome(self, model: nn.Module, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
@@ -92,8 +98,9 @@ def distill(
     plan: Plan,
     folder: Path,
     posteriors: Posteriors | None = None,
+    source: Source | None = None,
 ) -> Learner:
-    """Train the student on `clips` against a fitted teacher; on the CPU, with what it learned.
+    """Train the student on `clips`, or on a stream, against a fitted teacher; on the CPU, with what it learned.
 
     The interface's output is one more target where settings.interface_weight is not 0; posteriors: the teacher's
     task heads, where they supervise too.
@@ -106,9 +113,32 @@ def distill(
     names = [name for group in groups for name in group.names()]
     heads = None if posteriors is None else posteriors.to(accelerator.device)
     objective = look(supervision.to(accelerator.device), student, clips, settings, names, accelerator, heads)
-    train(accelerator, model, trainer, objective, plan, folder)
+    feed = None
+    if source is not None:
+        assert isinstance(objective, Distillation), "a recipe refuses a stream with targets other than online"
+        feed = streamed(source, accelerator, objective, plan)
+    train(accelerator, model, trainer, objective, plan, folder, feed)
     blank.load_state_dict(runtime.weights(accelerator, model))
     return blank.eval()
+
+
+def streamed(source: Source, accelerator: Accelerator, objective: Distillation, plan: Plan) -> Feed:
+    """What this process hears of a stream, its losses divided by what all processes hear in a step."""
+
+    def total(count: Tensor) -> Tensor:
+        return cast(Tensor, accelerator.reduce(count.to(accelerator.device), "sum")).cpu()
+
+    return Feed(
+        source,
+        count=objective.counted,
+        total=total,
+        seed=plan.seed,
+        batch_seconds=plan.batch_seconds,
+        passes=plan.passes,
+        blur=plan.blur,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
 
 
 def sources(student: Encoder, teacher: FusedTeacher, settings: Distill) -> list[Group]:

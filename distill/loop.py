@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,19 @@ from distill.data.workers import in_order
 
 class NonFiniteLossError(ValueError):
     """A loss that is not a number; the step it belongs to was not taken."""
+
+
+class Feed(Protocol):
+    """Batches of another origin than an objective's clips: of a stream, whose lengths nobody knows before."""
+
+    @property
+    def place(self) -> dict:
+        """What comes after the step under way, as plain data, for a checkpoint."""
+        ...
+
+    def batches(self, steps: int, place: dict | None) -> Generator[Batch]:
+        """This process's forward passes of so many steps, from a place that a checkpoint kept."""
+        ...
 
 
 class Objective(Protocol):
@@ -88,30 +101,23 @@ def train(
     objective: Objective,
     plan: Plan,
     folder: Path,
+    feed: Feed | None = None,
 ) -> None:
     """Train a prepared model, going on from the newest checkpoint in `folder/checkpoints/<stage>`.
 
-    Raises NonFiniteLossError before the step that would have used it.
+    feed: what is heard; None: the objective's clips. Raises NonFiniteLossError before the step that would have used it.
     """
     checkpoints = Checkpoints(folder / "checkpoints" / plan.stage)
     start = checkpoints.load(accelerator)
     journal = Journal(accelerator, plan, objective.read, folder / "metrics.jsonl", start)
-    batches = Batches(
-        objective.clips,
-        objective.counts,
-        batch_seconds=plan.batch_seconds,
-        seed=plan.seed,
-        start=start,
-        steps=plan.steps,
-        passes=plan.passes,
-        process=accelerator.process_index,
-        processes=accelerator.num_processes,
-        blur=plan.blur,
-    )
+    if feed is None:
+        batches = dealt(accelerator, objective, plan, start)
+    else:
+        batches = feed.batches(plan.steps - start, checkpoints.place(accelerator))
     passes = accelerator.num_processes * plan.passes  # DeepSpeed averages over these; we have divided already
     watch = Watch(accelerator)
-    with closing(journal):
-        for item, batch in enumerate(in_order(batches, plan.workers)):
+    with closing(journal), closing(batches):
+        for item, batch in enumerate(batches):
             step = start + item // plan.passes
             if item % plan.passes == 0:
                 for group in trainer.param_groups:
@@ -129,7 +135,24 @@ def train(
             if (item + 1) % plan.passes == 0:
                 journal.step(step + 1, rate(plan, step))
                 if (step + 1) % plan.save_every == 0 and step + 1 < plan.steps:
-                    checkpoints.save(accelerator, step + 1)
+                    checkpoints.save(accelerator, step + 1, feed.place if feed else None)
+
+
+def dealt(accelerator: Accelerator, objective: Objective, plan: Plan, start: int) -> Generator[Batch]:
+    """This process's forward passes over the objective's clips, from a step on."""
+    batches = Batches(
+        objective.clips,
+        objective.counts,
+        batch_seconds=plan.batch_seconds,
+        seed=plan.seed,
+        start=start,
+        steps=plan.steps,
+        passes=plan.passes,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
+        blur=plan.blur,
+    )
+    return in_order(batches, plan.workers)
 
 
 def seed_of(seed: int, number: int, process: int) -> int:

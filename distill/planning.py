@@ -84,7 +84,8 @@ class Load:
     def of(cls, recipe: Recipe, machine: Path) -> "Load":
         """Of distillation with a recipe, as an accelerate config file would launch it."""
         config, settings = yaml.safe_load(machine.read_text()), recipe.distill
-        processes, seconds = config["num_processes"], TYPICAL[recipe.data.corpus == "embedded"]
+        spoken = recipe.data.corpus == "embedded" and not settings.stream.name
+        processes, seconds = config["num_processes"], TYPICAL[spoken]
         passes = accumulation(settings.batch_seconds, settings.forward_seconds, processes)
         clips = max(round(settings.batch_seconds / passes / processes / seconds), 1)
         own = len(recipe.teacher.upstreams)

@@ -13,6 +13,7 @@ from distill.data.hub import Hub
 from distill.data.manifest import CHECKS
 from distill.data.ml_superb import HOURS, MONOLINGUAL
 from distill.data.published import ON_THE_HUB
+from distill.data.shards import Stream
 from distill.data.splits import SPLITS
 from distill.distiller import BALANCE
 from distill.evaluation import Evaluate
@@ -186,6 +187,7 @@ class Distill:
     balance: str = within("equal", menu=BALANCE)  # weights of the sources: 1, or learned
     save_every: int = within(100, least=1)  # optimizer steps
     log_every: int = within(10, least=1)  # optimizer steps
+    stream: Stream = field(default_factory=Stream)  # what is heard instead of the training split
 
     def __post_init__(self):
         check("distill.", self)
@@ -206,6 +208,11 @@ class Distill:
             )
         if self.balance == "gradient" and self.supervise == "fused":
             raise RecipeError("distill.balance=gradient weighs sources; choose distill.supervise=separate or both")
+        if self.stream.name and self.targets != "online":
+            raise RecipeError(
+                f"distill.stream.name={self.stream.name} needs distill.targets=online, got {self.targets}: "
+                "a stream has no end at which its clips are all known and their targets could be kept"
+            )
         if self.layer_weights:
             as_many("distill.layer_weights", self.layer_weights, "distill.layers is", self.layers)
 

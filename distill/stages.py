@@ -16,6 +16,7 @@ from distill.analysis.training import training
 from distill.checkpoint import Checkpoints
 from distill.data.batches import accumulation
 from distill.data.clips import Clips
+from distill.data.stream import Source
 from distill.evaluation import evaluate_rows
 from distill.features import Encoder, parameters
 from distill.files import read_json, write_json
@@ -72,16 +73,22 @@ def fit_teacher(run: Run, teacher: FusedTeacher, clips: Clips, machine: Path) ->
 
 
 def distill_student(
-    run: Run, teacher: FusedTeacher, student: Encoder, clips: Clips, machine: Path, export: Export
+    run: Run,
+    teacher: FusedTeacher,
+    student: Encoder,
+    clips: Clips,
+    machine: Path,
+    export: Export,
+    source: Source | None = None,
 ) -> None:
-    """Distill the fitted teacher into the student, exported to `student/`."""
+    """Distill the fitted teacher into the student on `clips` or on a stream; exported to `student/`."""
     settings = run.recipe.distill
     passes = accumulation(settings.batch_seconds, settings.forward_seconds, runtime.processes())
     accelerator = runtime.start(machine, accumulation=passes, clip=settings.clip, logs=run.folder / "tensorboard")
     accelerator.init_trackers("distill")
     goes, tasks = plan(run, "distill", settings, passes), [TASKS[name] for name in run.recipe.fit.tasks]
     heads = posteriors(teacher, tasks, clips, saved_heads(run.teacher), settings.posteriors_weight)
-    distiller = distillation.distill(accelerator, teacher, student, clips, settings, goes, run.folder, heads)
+    distiller = distillation.distill(accelerator, teacher, student, clips, settings, goes, run.folder, heads, source)
     if accelerator.is_main_process:
         learned = {name: weight for name, weight in distiller.state_dict().items() if not name.startswith("student.")}
         export(distiller.student, learned, run.student)

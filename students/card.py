@@ -118,6 +118,7 @@ def render(template: str, data: ModelCardData, facts: Facts, words: Mapping[str,
     shared = {
         "name": data.model_name,
         "corpus": CORPORA.get(facts.recipe.data.corpus, facts.recipe.data.corpus),
+        "stream": facts.recipe.distill.stream.name,
         "upstreams": [{"family": name, "checkpoint": chosen[name], "licence": facts.licences[name]} for name in chosen],
         "warning": WARNINGS.get(facts.licence, f"The strictest of them is {facts.licence}."),
     }
@@ -129,7 +130,8 @@ def metadata(
 ) -> ModelCardData:
     """The head of a card as the Hub reads it; `model-index` is what was measured and nothing else."""
     known = facts.licence != "unknown"
-    dataset = HUB_DATASETS.get(facts.recipe.data.corpus)
+    dataset, streamed = HUB_DATASETS.get(facts.recipe.data.corpus), facts.recipe.distill.stream.name
+    streamed = "" if is_folder(streamed) else streamed
     return ModelCardData(
         model_name=repo.rpartition("/")[2],
         library_name="transformers",
@@ -137,7 +139,7 @@ def metadata(
         license=facts.licence if known else "other",
         license_name=None if known else "unknown",
         language=list(facts.languages) or None,
-        datasets=[dataset] if dataset else None,
+        datasets=[name for name in (dataset, streamed) if name] or None,
         base_model=list(base_models) or None,
         # the Hub knows adapter, finetune, merge and quantized: of these a distilled student is a finetune
         base_model_relation="finetune" if base_models else None,

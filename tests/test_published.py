@@ -76,6 +76,8 @@ def test_librispeech_trains_on_the_hours_its_name_says(corpus, config, there, tr
     assert splits["train"].column("speaker")[:2] == ["0", "1"]
     assert all(len(splits["train"].audio(row)) == splits["train"].samples[row] for row in range(2))
     assert "3.00 GB to download" in said[0]
+    unused = [split for split in there if split not in {*train, f"validation{clean}", f"test{clean}"}]
+    assert (f"fetched, {', '.join(unused)} too, which" in said[1]) == bool(unused)
     demand_labels(["asr", "sv"], splits)
 
 

@@ -1,6 +1,6 @@
 """A dataset of the Hugging Face Hub, or a local folder that `datasets` reads: what it is called is plain data."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import datasets
@@ -29,8 +29,10 @@ def open_hub(hub: Hub, splits: Mapping[str, str], say: Callable[[str], None]) ->
         raise ValueError("data.corpus=hub wants data.hub.name=<owner/name on the Hub, or a folder>")
     part, revision = hub.config or None, hub.revision or None
     try:
-        info = datasets.load_dataset_builder(hub.name, part, revision=revision).info
-        say(f"{hub.name}{f' ({part})' if part else ''}: {_size(info)}; kept in {config.HF_DATASETS_CACHE}")
+        builder = datasets.load_dataset_builder(hub.name, part, revision=revision)
+        say(f"{hub.name}{f' ({part})' if part else ''}: {_size(builder.info)}; kept in {config.HF_DATASETS_CACHE}")
+        if unused := _unused(map(str, builder.config.data_files or ()), splits):
+            say(f"all of its splits are fetched, {unused} too, which are not used (distill.stream fetches none)")
         found = datasets.load_dataset(hub.name, part, revision=revision)
     except Exception as error:  # three libraries meet here, and what they raise is no closed list
         raise explained(hub, error) from error
@@ -38,19 +40,19 @@ def open_hub(hub: Hub, splits: Mapping[str, str], say: Callable[[str], None]) ->
     return _parts(found, splits or _usual(found), hub.name)
 
 
-def explained(hub: Hub, error: Exception) -> Exception:
-    """The same error with the dataset's name, what is wrong, and the way out."""
+def explained(hub: Hub, error: Exception, key: str = "data.hub") -> Exception:
+    """The same error with the dataset's name, what is wrong, and the way out by keys below this one."""
     words = str(error).splitlines()[0] if str(error) else type(error).__name__
     if "gated" in words:
         way = "accept its terms on https://huggingface.co/datasets/" + hub.name + " and run `hf auth login`"
     elif isinstance(error, ConnectionError) or "offline" in words.lower():
-        way = "with no network, give a folder that holds it: data.hub.name=<folder>, or unset HF_HUB_OFFLINE"
+        way = f"with no network, give a folder that holds it: {key}.name=<folder>, or unset HF_HUB_OFFLINE"
     elif isinstance(error, DatasetNotFoundError):
-        way = "correct data.hub.name; a private one needs `hf auth login`"
+        way = f"correct {key}.name; a private one needs `hf auth login`"
     elif "config" in words.lower():
-        way = "say which one: data.hub.config=<config>"
+        way = f"say which one: {key}.config=<config>"
     else:
-        way = "try datasets.load_dataset by itself, then correct data.hub"
+        way = f"try datasets.load_dataset by itself, then correct {key}"
     text = f"the dataset {hub.name!r} cannot be opened: {words}\n{way}"
     return OSError(text) if isinstance(error, OSError) else ValueError(text)
 
@@ -60,6 +62,12 @@ def _size(info: datasets.DatasetInfo) -> str:
     sizes = [(info.download_size, "to download"), (info.dataset_size, "on the disk")]
     known = [f"{size / 1e9:.2f} GB {what}" for size, what in sizes if size]
     return ", ".join(known) or "of a size it does not say"
+
+
+def _unused(there: Iterable[str], splits: Mapping[str, str]) -> str:
+    """Splits that come along: `datasets` fetches a configuration whole (huggingface/datasets#6832)."""
+    wanted = {theirs for joined in splits.values() for theirs in joined.split("+")}
+    return ", ".join(split for split in there if split not in wanted) if splits else ""
 
 
 def _usual(found: datasets.DatasetDict) -> dict[str, str]:

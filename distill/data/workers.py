@@ -1,6 +1,6 @@
 """Audio decoded ahead: by processes for training, by threads where clips are heard once."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -29,7 +29,7 @@ class Attempts(Dataset):
             return error
 
 
-def in_order(batches: Batches, workers: int) -> Iterator[Batch]:
+def in_order(batches: Batches, workers: int) -> Generator[Batch]:
     """All batches; what is in them does not depend on how many processes decode them. Raises as Batches does.
 
     Workers are forks, which share the corpus and touch no accelerator.
