@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import torch
 
+from benchmarks import presets
 from benchmarks.clock import STEPS, WARM, Clock
 from benchmarks.hearing import hearing, probing
 from benchmarks.reference import Plain, ratios, reference, whole
@@ -150,3 +151,14 @@ def test_epochs_share_the_cost_of_writing():
     found = ratios({name: {"rate": rate} for name, rate in rates.items()}, write=40.0)
     assert found["distill, online"] == 2 and found["distill, cached"] == 10
     assert found["10 epochs, cached"] == pytest.approx((10 / 10) / (1 / 40 + 10 / 100))
+
+
+def test_what_a_preset_costs_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(presets, "SECONDS", 1)
+    monkeypatch.setattr(presets, "REPEATS", 1)
+    monkeypatch.setattr(presets, "CLIPS", 2)
+    presets.main(["5m"])
+    name, parameters, work, *factors = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")
+    assert (name, parameters) == ("5m", "5.0 M")
+    assert 300 < float(work.removesuffix(" M")) < 900
+    assert all(0.001 < float(factor) < 1 for factor in factors) and len(factors) == 2

@@ -98,7 +98,8 @@ def test_two_processes_evaluate_as_one(miniature: Miniature, launched, tmp_path)
 def test_two_processes_equal_one_with_targets_on_the_disk(miniature: Miniature, untaught, tmp_path, mode):
     """Each writes its share of them; the codebooks are learned by the first alone."""
     given = [f"distill.targets={mode}", f"distill.cache={tmp_path / 'alone' / 'cache'}"]
-    given += ["distill.posteriors_weight=0"] * (mode == "codes")
+    weighed = ["distill.supervise=both", "distill.balance=gradient"]
+    given += weighed if mode == "cached" else ["distill.posteriors_weight=0"]
     miniature.run(miniature.words(tmp_path / "alone", *STAGES, *given))
     given[1] = f"distill.cache={tmp_path / 'both' / 'cache'}"
     run, said = together(miniature, CONFIG, tmp_path / "both", *given)

@@ -220,7 +220,10 @@ def test_half_the_bits_give_nearly_the_same_targets(teacher, clips):
 
 
 ON_DISK = {
-    "cached": ["distill.targets=cached", "distill.cache_precision=int8", "distill.posteriors_weight=0.5"],
+    "cached": [
+        *("distill.targets=cached", "distill.cache_precision=int8", "distill.posteriors_weight=0.5"),
+        *("distill.supervise=both", "distill.balance=gradient", "distill.reverb_share=0.5", "distill.noise_share=0.5"),
+    ],
     "codes": ["distill.targets=codes"],
 }
 MOMENTS = {
@@ -260,4 +263,6 @@ def assert_same_student(run: Path, reference: Path) -> None:
     for name in ("student/model.safetensors", "student/heads.safetensors"):
         assert (run / name).read_bytes() == (reference / name).read_bytes(), f"{name} differs"
     with safe_open(run / "student/heads.safetensors", "pt") as kept:
-        assert all(name.startswith(("heads.", "interface_head.")) for name in kept.keys()), "of the teacher's there"
+        assert all(name.startswith(("heads.", "interface_head.", "norms.")) for name in kept.keys()), (
+            "of the teacher's there"
+        )
