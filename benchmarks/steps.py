@@ -15,7 +15,7 @@ from distill import runtime
 from distill.coding import CodeDistillation
 from distill.data.batches import Batch, Batches
 from distill.data.clips import Clips
-from distill.distillation import Distillation, build, sources
+from distill.distillation import Distillation, build, restored, sources
 from distill.features import SAMPLE_RATE, Encoder
 from distill.fit import Fit, Fitting, Labels
 from distill.loop import Objective, optimizer
@@ -56,7 +56,7 @@ def distilling(
     """What distillation trains, and its objective; targets of the kind that the settings name."""
     groups = sources(student, teacher, settings)
     names = [name for group in groups for name in group.names()]
-    module = build(deepcopy(student), teacher, settings, groups, 0)
+    module, times = build(deepcopy(student), teacher, settings, groups, 0), restored(student, teacher, settings)
     clock.watch("student", module.student)
 
     def timed(batch: Batch):
@@ -65,8 +65,9 @@ def distilling(
 
     if settings.targets == "codes":
         coded = [*names, *["interface"] * (len(module.heads) - len(names))]
-        return module, CodeDistillation(clips, student, timed, coded)
-    return module, Distillation(clips, student, timed, names, max(group.width for group in groups))
+        return module, CodeDistillation(clips, student, timed, coded, times=times)
+    width = max(group.width for group in groups)
+    return module, Distillation(clips, student, timed, names, width, times=times)
 
 
 def training(clock: Clock, module: nn.Module, objective: Objective, settings: FitSettings | Distill, passes: int):

@@ -11,7 +11,7 @@ class GradientNorms(nn.Module):
     """Weights that bring the sources' gradients to norms by how far each has yet to go (GradNorm, arXiv 1711.02257).
 
     The norms are those of each source's loss with respect to the student's layers as its heads see them: shared
-    activations, so that a pass backward through the heads is all it costs, and no sharded weight is touched.
+    activations, so that a pass backward through the heads is all it costs. Heads sharded by ZeRO-3 do not allow it.
     GradNorm lets the weights descend to where the norms, times the weights, have the proportions that they should;
     as they are linear in the weights, this solves for them, from averages over steps. A step's own weights are those
     of the steps before, and what its passes and processes saw is summed up first, so how it was dealt is no matter.

@@ -80,7 +80,11 @@ class CodeDistillation:
 
     def counts(self, rows: np.ndarray) -> Tensor:
         """Frames the student tells of these clips: (1,)."""
-        return self.times * self.student.frames(torch.from_numpy(self.clips.samples[rows])).sum().double()[None]
+        return self.counted(torch.from_numpy(self.clips.samples[rows]))
+
+    def counted(self, samples_B: Tensor) -> Tensor:
+        """The same for clips of so many samples; counts of parts add up."""
+        return self.times * self.student.frames(samples_B).sum().double()[None]
 
     def outcome(self, model: nn.Module, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
         audio_BN = self.around.over(batch.audio, batch.lengths)

@@ -44,13 +44,13 @@ class Distillation:
     times: int = 1  # frames told of each of the student's
 
     def counts(self, rows: np.ndarray) -> Tensor:
-        """What the losses of a step of these clips are divided by: see `counted`."""
+        """Frames the student tells of these clips, then what each task's posteriors are counted in: (1 + J,)."""
         return self.counted(torch.from_numpy(self.clips.samples[rows]))
 
-    def counted(self, lengths_B: Tensor) -> Tensor:
-        """Frames the student tells of clips of so many samples, then what each task's posteriors count: (1 + J,)."""
-        frames = self.times * int(self.student.frames(lengths_B).sum())
-        told = [] if self.posteriors is None else [self.posteriors.counts(frames, len(lengths_B))]
+    def counted(self, samples_B: Tensor) -> Tensor:
+        """The same for clips of so many samples; counts of parts add up."""
+        frames = self.times * int(self.student.frames(samples_B).sum())
+        told = [] if self.posteriors is None else [self.posteriors.counts(frames, len(samples_B))]
         return torch.cat([torch.tensor([float(frames)]), *told]).double()
 
     def outcome(self, model: nn.Module, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
@@ -105,6 +105,7 @@ def distill(
     The interface's output is one more target where settings.interface_weight is not 0; posteriors: the teacher's
     task heads, where they supervise too.
     """
+    demand_whole_heads(accelerator, settings)
     groups = sources(student, teacher, settings)
     supervision = supervise(teacher, groups, settings, runtime.precision())
     distiller = build(student, teacher, settings, groups, plan.seed, plan.passes)
@@ -139,6 +140,16 @@ def streamed(source: Source, accelerator: Accelerator, objective: Distillation, 
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )
+
+
+def demand_whole_heads(accelerator: Accelerator, settings: Distill) -> None:
+    """ValueError where gradients would have to go back through heads that ZeRO-3 has taken apart."""
+    plugin = accelerator.state.deepspeed_plugin
+    if settings.balance == "gradient" and plugin is not None and plugin.zero_stage == 3:
+        raise ValueError(
+            "distill.balance=gradient needs the student's heads whole in every process, ZeRO stage 3 shards them; "
+            "set zero_stage: 2 in accelerate_config.yaml, or choose distill.balance=uncertainty"
+        )
 
 
 def sources(student: Encoder, teacher: FusedTeacher, settings: Distill) -> list[Group]:

@@ -12,7 +12,9 @@ from distill.data.clips import Clips
 from distill.frames import FrameCache
 from distill.interface import INTERFACES
 from distill.tasks import Task
+from distill.tasks.asr import Spelled
 
+SPELLING = 50  # frames a second, about, that a head which scores each of them is given at least
 POOL = 8  # batches that are shuffled together, then sorted by length: little padding, still random
 
 
@@ -39,15 +41,24 @@ class Split:
 
 
 class Probe(nn.Module):
-    """Layers -> one vector per frame -> what the task's loss and score want."""
+    """Layers -> one vector per frame -> what the task's loss and score want.
 
-    def __init__(self, task: Task, interface: str, layers: int, width: int):
+    rate: of the frames. Where a task scores each frame and there are few, its head gets each of them several times:
+    at 25 a second an eighth of the embedded corpus has fewer frames than characters.
+    """
+
+    def __init__(self, task: Task, interface: str, layers: int, width: int, rate: float):
         super().__init__()
         self.interface = INTERFACES[interface](layers, width)
         self.head = task.head(self.interface.width)
+        self.times = max(round(SPELLING / rate), 1) if task.framewise else 1
 
     def forward(self, hidden_BLTD: Tensor, lengths_B: Tensor):
-        return self.head(self.interface(hidden_BLTD), lengths_B)
+        if self.times == 1:
+            return self.head(self.interface(hidden_BLTD), lengths_B)
+        frames_BTD = self.interface(hidden_BLTD).repeat_interleave(self.times, dim=1)
+        outputs = self.head(frames_BTD, lengths_B * self.times)
+        return outputs if isinstance(outputs, Spelled) else Spelled(outputs, lengths_B * self.times)
 
 
 def train(task: Task, split: Split, budget: Budget, rate: float, seed: int, device: torch.device) -> Probe | None:
@@ -59,7 +70,7 @@ def train(task: Task, split: Split, budget: Budget, rate: float, seed: int, devi
 
 def _train(task: Task, split: Split, budget: Budget, rate: float, seed: int, device: torch.device) -> Probe | None:
     generator = torch.Generator().manual_seed(seed)
-    probe = Probe(task, budget.interface, *split.cache.hidden_FLD.shape[1:]).to(device)
+    probe = Probe(task, budget.interface, *split.cache.hidden_FLD.shape[1:], split.cache.rate).to(device)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=rate, weight_decay=budget.weight_decay, fused=True)
     targets = task.targets(split.clips)
     crop = None if task.crop_seconds is None else round(task.crop_seconds * split.cache.rate)

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import torch
 
+from benchmarks import presets
 from benchmarks.clock import STEPS, WARM, Clock
 from benchmarks.hearing import hearing, probing
 from benchmarks.reference import Plain, break_even, ratios, reference, whole
@@ -186,3 +187,14 @@ def test_processes_are_launched_and_measured(miniature, tmp_path, monkeypatch, p
     monkeypatch.setenv("XDG_CACHE_HOME", miniature.environment()["XDG_CACHE_HOME"])
     found = launch(miniature.words(tmp_path), processes, tmp_path / "found.json")
     assert found.keys() == {"distill, online", "distill, memory"} and min(found.values()) > 0
+
+
+def test_what_a_preset_costs_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(presets, "SECONDS", 1)
+    monkeypatch.setattr(presets, "REPEATS", 1)
+    monkeypatch.setattr(presets, "CLIPS", 2)
+    presets.main(["5m"])
+    name, parameters, work, *factors = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")
+    assert (name, parameters) == ("5m", "5.0 M")
+    assert 300 < float(work.removesuffix(" M")) < 900
+    assert all(0.001 < float(factor) < 1 for factor in factors) and len(factors) == 2

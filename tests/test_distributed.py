@@ -119,8 +119,8 @@ def test_a_shared_teacher_teaches_bit_for_bit_what_a_whole_one_does(miniature: M
 
 def kept(mode: str, folder: Path) -> list[str]:
     """Targets of a kind, in a cache of their own."""
-    heads = ["distill.posteriors_weight=0"] * (mode == "codes")
-    return [f"distill.targets={mode}", f"distill.cache={folder / 'cache'}", *heads]
+    more = {"cached": ["distill.supervise=both", "distill.balance=gradient"], "codes": ["distill.posteriors_weight=0"]}
+    return [f"distill.targets={mode}", f"distill.cache={folder / 'cache'}", *more.get(mode, [])]
 
 
 @pytest.mark.slow

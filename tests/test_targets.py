@@ -219,7 +219,14 @@ def test_half_the_bits_give_nearly_the_same_targets(teacher, clips):
     assert 1e-5 < distance(told, expected) < 0.05
 
 
-GIVEN = {"cached": ["distill.cache_precision=int8", "distill.posteriors_weight=0.5"], "codes": [], "online": []}
+GIVEN = {
+    "cached": [
+        *("distill.cache_precision=int8", "distill.posteriors_weight=0.5", "distill.supervise=both"),
+        *("distill.balance=gradient", "distill.reverb_share=0.5", "distill.noise_share=0.5"),
+    ],
+    "codes": [],
+    "online": [],
+}
 MOMENTS = {
     "online": [Moment("os.rename", f"checkpoints/distill/step-00000{step}.unfinished") for step in (2, 4)],
     "cached": [
@@ -260,4 +267,6 @@ def assert_same_student(run: Path, reference: Path) -> None:
     for name in ("student/model.safetensors", "student/heads.safetensors"):
         assert (run / name).read_bytes() == (reference / name).read_bytes(), f"{name} differs"
     with safe_open(run / "student/heads.safetensors", "pt") as kept:
-        assert all(name.startswith(("heads.", "interface_head.")) for name in kept.keys()), "of the teacher's there"
+        assert all(name.startswith(("heads.", "interface_head.", "norms.")) for name in kept.keys()), (
+            "of the teacher's there"
+        )
