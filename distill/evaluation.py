@@ -18,9 +18,11 @@ from distill.features import Encoder
 from distill.files import read_json, write_json
 from distill.frames import FrameCache, standardiser
 from distill.interface import INTERFACES
+from distill.limits import listed
 from distill.probe import Budget, Probe, Split, predict, score, train
 from distill.sharding import in_step
 from distill.tasks import PROTOCOLS, TASKS, superb
+from distill.tasks.asr import FLAT, Asr
 from distill.tasks.task import Task
 
 PARTS = ("train", "validation", "test")
@@ -39,6 +41,7 @@ class Evaluate:
     learning_rates: list[float] = field(default_factory=lambda: [1e-3, 3e-3, 1e-2])  # chosen from on validation
     seeds: list[int] = field(default_factory=lambda: [0, 1])  # the first one chooses the rate
     steps: dict[str, int] = field(default_factory=lambda: {"asr": 600, "sv": 400, "er": 400, "lid": 400})
+    flat: float = FLAT  # share of a light asr probe's steps with characters spread evenly; pauses make it harmful
     batch: int = 16  # clips per step; this and the next three are for light heads
     warmup: float = 0.1  # share of the steps
     weight_decay: float = 0.01
@@ -57,10 +60,7 @@ class Evaluate:
             _demand(task in self.menu(), f"evaluate.tasks: no task {task!r} with {self.heads} heads; there are {known}")
             _demand(self.budget(task).steps >= 1, f"evaluate.steps: {task} needs 1 step or more")
         _demand(self.cache in CACHES, f"evaluate.cache: no {self.cache!r}; there are {', '.join(CACHES)}")
-        _demand(
-            self.interface in INTERFACES,
-            f"evaluate.interface: no {self.interface!r}; there are {', '.join(INTERFACES)}",
-        )
+        listed("evaluate.interface", self.interface, INTERFACES)
         rates = self.learning_rates
         _demand(bool(rates) and min(rates) > 0, f"evaluate.learning_rates must be above 0, got {rates}")
         _demand(bool(self.seeds), "evaluate.seeds needs one seed or more")
@@ -68,12 +68,13 @@ class Evaluate:
             _demand(vars(self)[key] > 0, f"evaluate.{key} must be above 0, got {vars(self)[key]}")
         names = [Path(folder).name for folder in self.students]
         _demand(len(set(names)) == len(names), f"evaluate.students: two runs of one name in {', '.join(names)}")
-        _demand(0 <= self.warmup < 1, f"evaluate.warmup must be in [0, 1), got {self.warmup}")
+        for key in ("flat", "warmup"):
+            _demand(0 <= vars(self)[key] < 1, f"evaluate.{key} must be in [0, 1), got {vars(self)[key]}")
         _demand(self.weight_decay >= 0, f"evaluate.weight_decay must be 0 or more, got {self.weight_decay}")
 
     def menu(self) -> dict[str, Task]:
         """The tasks there are with these heads."""
-        return PROTOCOLS[self.heads]
+        return PROTOCOLS[self.heads] | ({"asr": Asr(flat=self.flat)} if self.heads == "light" else {})
 
     def budget(self, task: str) -> Budget:
         """What a probe may spend; `steps` counts for published heads too, where it names the task."""
@@ -296,4 +297,5 @@ def _matter(settings: Evaluate, task: str) -> dict:
     """The settings that a cell depends on; one of another task or row does not make it old."""
     steps = {task: settings.budget(task).steps} if task else {}
     kept = asdict(replace(settings, tasks=[task] if task else [], steps=steps, students=[], cache="memory"))
-    return {name: value for name, value in kept.items() if name != "rows"}
+    idle = {"rows"} if task == "asr" and settings.flat != FLAT else {"rows", "flat"}  # cells older than the key stay
+    return {name: value for name, value in kept.items() if name not in idle}

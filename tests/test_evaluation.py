@@ -101,6 +101,18 @@ def without_costs(result: dict) -> dict:
     return {name: row["tasks"] for name, row in result["rows"].items()}
 
 
+def test_the_flat_start_is_recognitions_alone(tmp_path, splits):
+    usual, none = Evaluate(), Evaluate(flat=0.0)
+    assert [none.menu()[task] for task in ("sv", "er", "lid")] == [usual.menu()[task] for task in ("sv", "er", "lid")]
+    assert none.menu()["asr"] == replace(usual.menu()["asr"], flat=0.0) != usual.menu()["asr"]
+    assert Evaluate(heads="superb", tasks=["asr"], flat=0.5).menu() == Evaluate(heads="superb", tasks=["asr"]).menu()
+    row = Levels()
+    first = evaluate_rows({"one": row}, splits, QUICK, tmp_path, CPU, say=lambda _: None)
+    heard = row.heard
+    assert evaluate_rows({"one": row}, splits, replace(QUICK, flat=0.0), tmp_path, CPU, say=lambda _: None) == first
+    assert row.heard == heard, "cells of other tasks stay"
+
+
 def test_features_on_the_disk_give_the_same_result_and_are_gone_at_the_end(tmp_path, splits):
     results = []
     for cache in ("memory", "disk"):
@@ -225,7 +237,8 @@ def test_a_missing_cell_is_named(tmp_path):
     ("change", "message"),
     [
         ({"tasks": ["st"]}, "no task 'st' with light heads; there are asr, sv, er, lid"),
-        ({"interface": "mean"}, "no 'mean'; there are hconv, weighted_sum, gumbel"),
+        ({"interface": "mean"}, "no 'mean'\nthere are: hconv, weighted_sum, gumbel"),
+        ({"flat": 1.0}, "evaluate.flat must be in "),
         ({"steps": {"asr": 5}}, "evaluate.steps: sv needs 1 step"),
         ({"learning_rates": []}, "learning_rates must be above 0"),
         ({"seeds": []}, "one seed or more"),
