@@ -58,7 +58,7 @@ class Distillation:
         audio_BN = self.around.over(batch.audio, batch.lengths)
         out: Outcome = model(audio_BN, batch.lengths, targets, interface_BTD)
         loss = out.loss_sum / batch.counts[0]
-        clips = out.count.new_tensor(len(batch.rows))
+        clips = torch.full_like(out.count, len(batch.rows))
         tally = [torch.stack([out.loss_sum.detach().double(), out.count.double(), clips.double()])]
         tally.append(out.agreement.tensor().flatten())
         if self.posteriors is not None and out.told is not None and interface_BTD is not None:
