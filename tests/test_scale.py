@@ -5,6 +5,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pytest
 import soundfile
 import torch
 from miniature import FORKS
@@ -59,6 +60,7 @@ def parts(frames: int, size: int = 4096) -> list[int]:
     return [min(size, frames - start) for start in range(0, frames, size)]
 
 
+@pytest.mark.slow  # 200 MB of disk
 def test_ten_times_the_corpus_takes_the_same_memory(tmp_path):
     found = []
     for clips in (CLIPS, 10 * CLIPS):
