@@ -1,4 +1,4 @@
-"""What more processes bring: audio seconds per second of distillation, each process with a core or a GPU of its own."""
+"""What more processes bring: audio seconds per second of distillation, on as many cores or GPUs as processes."""
 
 import os
 import subprocess
@@ -50,19 +50,17 @@ def scaling(words: Sequence[str], tried: Sequence[int]) -> dict[str, dict[str, f
 
 
 def launch(words: Sequence[str], processes: int, path: Path) -> dict[str, float]:
-    """What so many processes measure, each on a place of its own: without, two would share a core or be moved about."""
-    cuda, own = torch.cuda.is_available(), places()[:processes]
-    settings = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, own))} if cuda else {"OMP_NUM_THREADS": "1"}
+    """What so many processes measure, on a CPU held to as many cores, so that one process does not compute on two."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "MASTER_"))}
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(MACHINE), "--num_processes", str(processes)]
     command = [sys.executable, *launcher, "--main_process_port", "0", "-m", "benchmarks.scaling", str(path), *words]
     before = os.sched_getaffinity(0)
     try:
-        if not cuda:
-            os.sched_setaffinity(0, own)  # what is started here keeps to these
-        done = subprocess.run(
-            command, cwd=MACHINE.parent, env=kept | settings, capture_output=True, text=True, timeout=SECONDS
-        )
+        if not torch.cuda.is_available():
+            os.sched_setaffinity(0, places()[:processes])  # what is started now keeps to these
+        done = subprocess.run(command, cwd=MACHINE.parent, env=kept, capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"{processes} processes took more than {SECONDS} s; leave them out: processes=1") from error
     finally:
         os.sched_setaffinity(0, before)
     if done.returncode:
@@ -91,7 +89,7 @@ def measure(recipe: Recipe) -> dict[str, float]:
 def lines(found: dict[str, dict[str, float]]) -> list[str]:
     """A line for each number of processes: rates, and how many times that of the first number."""
     if len(found) < 2:
-        return ["", "scaling over processes: not measured, it takes a second core or GPU and processes=1,2"]
+        return ["", "scaling over processes: not measured, it takes a second core or GPU"]
     first, *_ = found.values()
     head = f"{'processes':<20}" + "".join(f"{name.removeprefix('distill, '):>11}{'times':>8}" for name in first)
     rows = [
