@@ -22,6 +22,7 @@ from distill.loading import load
 from distill.run import Run
 from teachers import FAMILIES
 
+CHECKPOINTS = "teacher.checkpoints."
 ROOT = Path(__file__).parent.parent
 USAGE = "usage: python -m benchmarks.study [study=<file>] [runs=<folder>] [cells=a,b] [seeds=0,1] [key=value ...]"
 
@@ -71,10 +72,13 @@ def read_study(path: Path) -> Study:
 
 def trials(study: Study, given: Sequence[str], runs: Path) -> Iterator[Trial]:
     """All runs, first seeds first, so that a study cut short has every cell; given: words for all of them."""
-    cells: dict[str, list[str]] = {}
-    for cell, own in study.cells.items():
-        upstreams = load([*study.words, *own], FAMILIES).teacher.upstreams
-        cells[cell] = [*study.words, *own, *meant(given, upstreams)]
+    upstreams = {cell: load([*study.words, *own], FAMILIES).teacher.upstreams for cell, own in study.cells.items()}
+    for name in filter(None, map(upstream_of, given)):
+        listed("teacher.checkpoints", name, sorted({one for names in upstreams.values() for one in names}))
+    cells = {
+        cell: [*study.words, *own, *(word for word in given if upstream_of(word) in ("", *upstreams[cell]))]
+        for cell, own in study.cells.items()
+    }
     for seed in study.seeds:
         for cell, words in cells.items():
             rows = [] if cell == study.against and seed == study.seeds[0] else ["evaluate.rows=[student]"]
@@ -83,11 +87,9 @@ def trials(study: Study, given: Sequence[str], runs: Path) -> Iterator[Trial]:
             yield Trial(cell, seed, whole, Run(recipe, Path(recipe.runs) / recipe.name))
 
 
-def meant(words: Sequence[str], upstreams: Sequence[str]) -> list[str]:
-    """The words for all cells without the checkpoints of upstreams that this cell does not have."""
-    prefix = "teacher.checkpoints."
-    named = {word: word.removeprefix(prefix).partition("=")[0] for word in words if word.startswith(prefix)}
-    return [word for word in words if named.get(word, upstreams[0]) in upstreams]
+def upstream_of(word: str) -> str:
+    """The upstream whose checkpoint a word names, which is for cells with this upstream alone; else nothing."""
+    return word.partition("=")[0].removeprefix(CHECKPOINTS) if word.startswith(CHECKPOINTS) else ""
 
 
 def lend_teacher(trial: Trial, others: Sequence[Trial]) -> None:

@@ -62,6 +62,8 @@ def test_a_checkpoint_for_all_cells_is_for_those_that_have_the_upstream(tmp_path
     assert made["fused"].teacher.checkpoints == {"wavlm": "c/d", "whisper": "a/b"}
     assert made["one"].teacher.checkpoints == {"wavlm": "c/d"}
     assert all(recipe.fit.steps == 3 for recipe in made.values())
+    with pytest.raises(RecipeError, match=r"teacher\.checkpoints: there is no 'wisper'; did you mean 'whisper'"):
+        list(trials(STUDY, ["teacher.checkpoints.wisper=a/b"], tmp_path))
 
 
 def test_some_cells_and_seeds_are_chosen_and_the_teachers_of_other_runs_are_lent(tmp_path):

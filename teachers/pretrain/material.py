@@ -25,6 +25,10 @@ class Material:
         """These clips, so large a share of them with noise."""
         return [self.noisy[row] if rng.random() < noisy else self.clean[row] for row in rows]
 
+    def select(self, rows: np.ndarray) -> "Material":
+        noisy, clean = ([audio[row] for row in rows] for audio in (self.noisy, self.clean))
+        return Material(noisy, clean, self.clips.select(rows))
+
 
 def material(settings: Pretrain) -> Material:
     """Training voices and training sentences only."""

@@ -16,6 +16,7 @@ from distill.logmel import log_mel
 from distill.tasks.asr import Asr
 from teachers.checkpoint import open_checkpoint
 from teachers.pretrain.alignment import phones_of
+from teachers.pretrain.clusters import HOP
 from teachers.pretrain.material import Material, material
 from teachers.pretrain.settings import Pretrain
 from teachers.pretrain.training import save, train
@@ -42,10 +43,9 @@ def tokens(clips: Clips, symbols: dict[str, int]) -> list[list[int]]:
 def known_phones(clips: Clips) -> list[list[str]]:
     """The phone spoken at every encoder frame of the embedded corpus."""
     result = []
-    for phones, starts, samples in zip(
-        clips.dataset["phones"], clips.dataset["phone_starts"], clips.samples, strict=True
-    ):
-        centres = np.arange(-(-samples // 320)) / 50
+    rows = zip(clips.dataset["phones"], clips.dataset["phone_starts"], clips.samples, strict=True)
+    for phones, starts, samples in rows:
+        centres = np.arange(-(-samples // HOP)) / 50
         at = np.searchsorted(np.asarray(starts), centres, side="right") - 1
         result.append([phones[i].strip("',") if i >= 0 else "" for i in at])
     return result
@@ -144,6 +144,7 @@ def recognise(settings: Pretrain) -> None:
     if not settings.start:
         raise ValueError("whisper needs a checkpoint to go on from: start=teachers/mini/whisper")
     data = material(settings)
+    data = data.select(Asr().select(data.clips))
     kinds = (WhisperForConditionalGeneration, WhisperFeatureExtractor)
     model, extractor = open_checkpoint(settings.start, *kinds, torch.float32)
     encoder, task = WhisperEncoder(model.model), Asr(flat=0.0).prepare(data.clips)
