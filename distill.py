@@ -5,7 +5,7 @@ accelerate launch distill.py recipe=wavlm+whisper
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +18,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from distill import planning, runtime, stages
 from distill.caching import size
 from distill.data.clips import Clips
-from distill.data.corpora import load_splits
+from distill.data.corpora import load_corpora
 from distill.data.stream import open_stream
-from distill.evaluation import table
+from distill.evaluation import Splits, table
 from distill.features import Encoder, parameters
 from distill.files import read_json, write_json
 from distill.finetune import STOCK
@@ -28,8 +28,9 @@ from distill.frozen import Frozen
 from distill.identity import module_digest
 from distill.loading import cost, load, text, usage
 from distill.logmel import LogMel
+from distill.protocol import DATA
 from distill.publish import demand_login, listing, upload
-from distill.recipe import Recipe
+from distill.recipe import Recipe, speaking_of
 from distill.run import Run, open_run
 from distill.sharding import Sharded, held
 from distill.tasks import demand_labels
@@ -59,20 +60,33 @@ def run(recipe: Recipe) -> None:
         waiting = [stage for stage in recipe.stages if not place.finished(stage)]
         if recipe.report.runs:  # a comparison of other runs, which needs nothing of this one
             waiting = [stage for stage in waiting if stage != "report"]
-        splits = load_splits(recipe.data, accelerator.print) if waiting else {}
+        corpora = load_corpora(recipe, heard(recipe, waiting), accelerator.print) if waiting else {}
     runtime.finish(accelerator)
     if waiting:
-        work(place, waiting, splits, accelerator.print)
+        work(place, waiting, corpora, accelerator.print)
     tell(place, accelerator.print)
 
 
-def work(place: Run, waiting: list[str], splits: dict[str, Clips], say: Callable[[str], None]) -> None:
-    """The stages that wait, in their order."""
-    recipe, train = place.recipe, splits["train"]
+def heard(recipe: Recipe, waiting: Collection[str]) -> list[str]:
+    """The tasks whose corpora these stages hear."""
+    measured = recipe.evaluate.tasks if {"evaluate", "report", "publish"} & set(waiting) else []
+    return [*measured, *(recipe.finetune.tasks if "publish" in waiting else [])]
+
+
+def demand_all_labels(recipe: Recipe, waiting: Collection[str], corpora: Mapping[str, Splits]) -> None:
+    """ValueError for a task whose corpus cannot serve it, before anything is trained."""
     if "fit" in waiting:
-        demand_labels(recipe.fit.tasks, {"train": train})
+        demand_labels(recipe.fit.tasks, {"train": corpora[DATA]["train"]})
     if "evaluate" in waiting:
-        demand_labels(recipe.evaluate.tasks, splits, recipe.evaluate.heads)
+        for name, tasks in recipe.evaluate.by_corpus(recipe.evaluate.tasks).items():
+            with speaking_of(name):
+                demand_labels(tasks, corpora[name], recipe.evaluate.heads)
+
+
+def work(place: Run, waiting: list[str], corpora: Mapping[str, Splits], say: Callable[[str], None]) -> None:
+    """The stages that wait, in their order."""
+    recipe, train = place.recipe, corpora[DATA]["train"]
+    demand_all_labels(recipe, waiting, corpora)
     say(f"to do: {', '.join(waiting)}; {train.seconds() / 3600:.2f} h of training audio in {len(train)} clips")
     source = open_stream(recipe) if "distill" in waiting else None
     if source:
@@ -93,15 +107,15 @@ def work(place: Run, waiting: list[str], splits: dict[str, Clips], say: Callable
         stages.distill_student(place, teacher, student, train, MACHINE, exporter(recipe, train), source)
     if "evaluate" in waiting:
         place.demand("distill")
-        stages.evaluate(place, rows(place, teacher), splits, MACHINE)
+        stages.evaluate(place, rows(place, teacher), corpora, MACHINE)
     if "report" in waiting:
         place.demand("evaluate")
-        stages.report(place, teacher, open_student(place.student), splits, MACHINE)
+        stages.report(place, teacher, open_student(place.student), corpora, MACHINE)
     if "publish" in waiting:
         place.demand("distill", "evaluate")
-        publish(place, teacher, splits, say)
+        publish(place, teacher, corpora, say)
         if place.report.exists() and not place.finished("report"):  # it has rows of ONNX now
-            stages.report(place, teacher, open_student(place.student), splits, MACHINE)
+            stages.report(place, teacher, open_student(place.student), corpora, MACHINE)
 
 
 def shared(encoder: Encoder) -> Encoder:
@@ -121,19 +135,20 @@ def tell(place: Run, say: Callable[[str], None]) -> None:
         say(f'student: AutoModel.from_pretrained("{place.student}")')
 
 
-def publish(place: Run, teacher: FusedTeacher, splits: Mapping[str, Clips], say: Callable[[str], None]) -> None:
+def publish(place: Run, teacher: FusedTeacher, corpora: Mapping[str, Splits], say: Callable[[str], None]) -> None:
     """The student in ONNX, its fine-tuned models, their scores; then folders with cards, then the Hub."""
     student, settings = open_student(place.student), place.recipe.publish
     alone(lambda: prepare(place))
     if settings.onnx and not FILES.keys() <= read_json(place.evaluation)["rows"].keys():
-        stages.evaluate(place, rows(place, teacher), splits, MACHINE)
+        stages.evaluate(place, rows(place, teacher), corpora, MACHINE)
     finetuned = {}
     for task in place.recipe.finetune.tasks:
         if student.model.config.model_type in STOCK[task]:
-            finetuned[task] = stages.finetune_student(place, student, task, splits, MACHINE, save_downstream)
+            own = corpora[place.recipe.evaluate.corpus(task)]
+            finetuned[task] = stages.finetune_student(place, student, task, own, MACHINE, save_downstream)
         else:
             say(f"finetune {task}: transformers has no stock model of this student for it; left out")
-    alone(lambda: send(place, facts(student, place.recipe, splits["train"]), finetuned, say))
+    alone(lambda: send(place, facts(student, place.recipe, corpora[DATA]["train"]), finetuned, say))
 
 
 def prepare(place: Run) -> None:

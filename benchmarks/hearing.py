@@ -8,11 +8,11 @@ import torch
 
 from benchmarks.clock import rate
 from distill.data.clips import Clips
-from distill.evaluation import Evaluate
 from distill.features import SAMPLE_RATE, Encoder
 from distill.frames import FrameCache, by_length
 from distill.fusion import Standardiser
 from distill.probe import Split, train
+from distill.protocol import Evaluate
 from distill.tasks import TASKS
 from distill.tasks.task import draw
 

@@ -1,8 +1,8 @@
 """The evaluation stage: probes of the same budget on every encoder, their scores, costs and one table."""
 
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
@@ -17,83 +17,21 @@ from distill.data.clips import Clips
 from distill.features import Encoder
 from distill.files import read_json, write_json
 from distill.frames import FrameCache, standardiser
-from distill.interface import INTERFACES
-from distill.limits import listed
-from distill.probe import Budget, Probe, Split, predict, score, train
+from distill.probe import Probe, Split, predict, score, train
+from distill.protocol import DATA, Evaluate, demand
 from distill.sharding import in_step
-from distill.tasks import PROTOCOLS, TASKS, superb
-from distill.tasks.asr import FLAT, Asr
+from distill.tasks.asr import FLAT
 from distill.tasks.task import Task
 
 PARTS = ("train", "validation", "test")
-CACHES = ("memory", "disk")
 FRAMES = ".frames-"  # folders of features, while they are needed
 WHOLE = 3.0  # seconds of a clip that is not cropped, about; who does which task depends on it, no result does
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """What every row gets, whatever it is."""
-
-    tasks: list[str] = field(default_factory=lambda: list(TASKS))
-    heads: str = "light"  # or "superb": heads and optimisers as published, for comparable scores
-    interface: str = "hconv"
-    learning_rates: list[float] = field(default_factory=lambda: [1e-3, 3e-3, 1e-2])  # chosen from on validation
-    seeds: list[int] = field(default_factory=lambda: [0, 1])  # the first one chooses the rate
-    steps: dict[str, int] = field(default_factory=lambda: {"asr": 600, "sv": 400, "er": 400, "lid": 400})
-    flat: float = FLAT  # share of a light asr probe's steps with characters spread evenly; pauses make it harmful
-    batch: int = 16  # clips per step; this and the next three are for light heads
-    warmup: float = 0.1  # share of the steps
-    weight_decay: float = 0.01
-    clip: float = 1.0  # largest norm of the gradient
-    train_clips: int = 1500  # of each task, at most
-    score_clips: int = 500  # of each task in validation and in test, at most
-    forward_seconds: float = 60.0  # audio in one forward pass of an encoder
-    cache: str = "memory"  # where a row's frozen features are kept while probes are trained; or "disk"
-    rows: list[str] = field(default_factory=list)  # names of the rows that are evaluated; empty: all there are
-    students: list[str] = field(default_factory=list)  # folders of other runs, whose students are rows too
-
-    def __post_init__(self):
-        _demand(self.heads in PROTOCOLS, f"evaluate.heads: no {self.heads!r}; there are {', '.join(PROTOCOLS)}")
-        for task in self.tasks:
-            known = ", ".join(self.menu())
-            _demand(task in self.menu(), f"evaluate.tasks: no task {task!r} with {self.heads} heads; there are {known}")
-            _demand(self.budget(task).steps >= 1, f"evaluate.steps: {task} needs 1 step or more")
-        _demand(self.cache in CACHES, f"evaluate.cache: no {self.cache!r}; there are {', '.join(CACHES)}")
-        listed("evaluate.interface", self.interface, INTERFACES)
-        rates = self.learning_rates
-        _demand(bool(rates) and min(rates) > 0, f"evaluate.learning_rates must be above 0, got {rates}")
-        _demand(bool(self.seeds), "evaluate.seeds needs one seed or more")
-        for key in ("batch", "clip", "train_clips", "score_clips", "forward_seconds"):
-            _demand(vars(self)[key] > 0, f"evaluate.{key} must be above 0, got {vars(self)[key]}")
-        names = [Path(folder).name for folder in self.students]
-        _demand(len(set(names)) == len(names), f"evaluate.students: two runs of one name in {', '.join(names)}")
-        for key in ("flat", "warmup"):
-            _demand(0 <= vars(self)[key] < 1, f"evaluate.{key} must be in [0, 1), got {vars(self)[key]}")
-        _demand(self.weight_decay >= 0, f"evaluate.weight_decay must be 0 or more, got {self.weight_decay}")
-
-    def menu(self) -> dict[str, Task]:
-        """The tasks there are with these heads."""
-        return PROTOCOLS[self.heads] | ({"asr": Asr(flat=self.flat)} if self.heads == "light" else {})
-
-    def budget(self, task: str) -> Budget:
-        """What a probe may spend; `steps` counts for published heads too, where it names the task."""
-        if self.heads == "light":
-            steps = self.steps.get(task, 0)
-            return Budget(self.interface, steps, self.batch, self.weight_decay, self.clip, self.warmup, decay=True)
-        how = superb.TRAINING[task]
-        steps = self.steps.get(task, how.steps)
-        return Budget(self.interface, steps, how.batch, how.weight_decay, how.clip, 0.0, decay=False)
-
-
-def _demand(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+Splits = Mapping[str, Clips]
 
 
 def evaluate_rows(
     rows: dict[str, Encoder],
-    splits: dict[str, Clips],
+    corpora: Mapping[str, Splits],
     settings: Evaluate,
     folder: Path,
     device: torch.device,
@@ -105,7 +43,8 @@ def evaluate_rows(
 ) -> dict:
     """The content of evaluation.json; finished cells stay in `folder`, a killed evaluation goes on from them.
 
-    The tasks of a row are dealt to `world` processes that share the folder; `barrier` waits for all of them.
+    corpora: `data`, on whose test split costs are measured, and those that tasks are scored on, by name. The tasks of
+    a row are dealt to `world` processes that share the folder; `barrier` waits for all of them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if rank == 0:
@@ -114,11 +53,11 @@ def evaluate_rows(
     for name, encoder in rows.items():
         with in_step(device, encoder):
             if rank == 0 and _read(folder / f"{name}.json", settings) is None:
-                found = cost(encoder, splits["test"], settings.forward_seconds, device)
+                found = cost(encoder, corpora[DATA]["test"], settings.forward_seconds, device)
                 _write(folder / f"{name}.json", settings, found)
     barrier()  # times are taken while nothing else runs
     for name, encoder in rows.items():
-        evaluate_row(name, encoder, splits, settings, folder, device, rank=rank, world=world, say=say)
+        evaluate_row(name, encoder, corpora, settings, folder, device, rank=rank, world=world, say=say)
     barrier()
     return gather(list(rows), settings, folder) | {"machine": machine(device)}
 
@@ -132,7 +71,7 @@ def machine(device: torch.device) -> dict:
 def evaluate_row(
     name: str,
     encoder: Encoder,
-    splits: dict[str, Clips],
+    corpora: Mapping[str, Splits],
     settings: Evaluate,
     folder: Path,
     device: torch.device,
@@ -141,20 +80,39 @@ def evaluate_row(
     world: int = 1,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Write `<name>.<task>.json` for those of the row's tasks that this process does and has not done yet."""
+    """Write `<name>.<task>.json` for those of the row's tasks that this process does and has not done yet.
+
+    One corpus after the other, so that no more than the features of one are kept at a time.
+    """
     mine = deal(settings, world)[rank]
-    waiting = [task for task in mine if _read(folder / f"{name}.{task}.json", settings, task) is None]
+    for corpus, tasks in settings.by_corpus(settings.tasks).items():
+        own = [task for task in tasks if task in mine]
+        waiting = [task for task in own if _read(folder / f"{name}.{task}.json", settings, task) is None]
+        evaluate_corpus(name, encoder, corpora[corpus], waiting, settings, folder, device, say)
+
+
+def evaluate_corpus(
+    name: str,
+    encoder: Encoder,
+    splits: Splits,
+    tasks: list[str],
+    settings: Evaluate,
+    folder: Path,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> None:
+    """The cells of a row whose tasks hear one corpus, each of its clips once; all processes come here equally often."""
     with TemporaryDirectory(prefix=FRAMES, dir=folder) as place:
         started = perf_counter()
         with in_step(device, encoder):
-            heard = hear_splits(encoder, splits, waiting, settings, device, Path(place)) if waiting else {}
+            heard = hear_splits(encoder, splits, tasks, settings, device, Path(place)) if tasks else {}
         hearing = perf_counter() - started
-        if waiting:
-            say(f"evaluate {name}: heard the clips of {', '.join(waiting)} in {hearing:.0f} s")
-        for task in waiting:
+        if tasks:
+            say(f"evaluate {name}: heard the clips of {', '.join(tasks)} in {hearing:.0f} s")
+        for task in tasks:
             started = perf_counter()
             cell = evaluate_task(task, heard[task], settings, device, folder / f"{name}.{task}.npz")
-            cell["seconds"] = {"hearing": hearing / len(waiting), "probes": perf_counter() - started}
+            cell["seconds"] = {"hearing": hearing / len(tasks), "probes": perf_counter() - started}
             _write(folder / f"{name}.{task}.json", settings, cell, task)
             rate = f"{cell['learning_rate']:g}"
             how = f"validation {cell['metric']} {cell['validation'][rate]:.1f} % at learning rate {rate}"
@@ -172,7 +130,7 @@ def deal(settings: Evaluate, world: int) -> list[list[str]]:
 
 
 def hear_splits(
-    encoder: Encoder, splits: dict[str, Clips], tasks: list[str], settings: Evaluate, device: torch.device, folder: Path
+    encoder: Encoder, splits: Splits, tasks: list[str], settings: Evaluate, device: torch.device, folder: Path
 ) -> dict[str, dict[str, Split]]:
     """Task -> part -> its clips with their standardised features; a clip of several tasks is heard once.
 
@@ -185,7 +143,7 @@ def hear_splits(
         most = settings.train_clips if part == "train" else settings.score_clips
         used = {task: settings.menu()[task].choose(clips, most) for task in tasks}
         for task, rows in used.items():
-            _demand(len(rows) > 0, f"{task}: none of the {len(clips)} clips of the {part} split is for it")
+            demand(len(rows) > 0, f"{task}: none of the {len(clips)} clips of the {part} split is for it")
         union = np.unique(np.concatenate(list(used.values())))
         place = folder / part if settings.cache == "disk" else None
         some, seconds = clips.select(union.tolist()), settings.forward_seconds
@@ -245,7 +203,7 @@ def gather(names: list[str], settings: Evaluate, folder: Path) -> dict:
     for name in names:
         cells = {task: _read(folder / f"{name}.{task}.json", settings, task) for task in settings.tasks}
         missing = [task for task, cell in cells.items() if cell is None]
-        _demand(not missing, f"{folder}: {name} has no result for {', '.join(missing)} with these settings")
+        demand(not missing, f"{folder}: {name} has no result for {', '.join(missing)} with these settings")
         seconds = [cell.pop("seconds") for cell in cells.values() if cell is not None]
         rows[name] = (_read(folder / f"{name}.json", settings) or {}) | {
             "tasks": cells,
@@ -262,6 +220,9 @@ def table(result: dict) -> str:
     ways = {True: "-", False: "+"}
     heads = [f"{task} {cell['metric']}{ways[cell['lower_is_better']]}" for task, cell in cells.items()]
     lines = [["", *heads, "retention", "parameters", "MACs/s", "RTF"]]
+    corpora = [cell.get("corpus", "") for cell in cells.values()]
+    if len(set(corpora)) > 1:
+        lines.append(["of", *corpora, "", "", "", ""])
     for name, row in result["rows"].items():
         kept = row.get("retention", {}).get("mean")
         scores = [f"{cell['value']:.1f} ({_spread(cell['seeds']):.1f})" for cell in row["tasks"].values()]
@@ -297,5 +258,6 @@ def _matter(settings: Evaluate, task: str) -> dict:
     """The settings that a cell depends on; one of another task or row does not make it old."""
     steps = {task: settings.budget(task).steps} if task else {}
     kept = asdict(replace(settings, tasks=[task] if task else [], steps=steps, students=[], cache="memory"))
-    idle = {"rows"} if task == "asr" and settings.flat != FLAT else {"rows", "flat"}  # cells older than the key stay
-    return {name: value for name, value in kept.items() if name not in idle}
+    idle = {"rows", "corpora"} | ({"flat"} if task != "asr" or settings.flat == FLAT else set())  # cells of before stay
+    corpus = {"corpus": settings.corpora[task]} if task in settings.corpora else {}
+    return {name: value for name, value in kept.items() if name not in idle} | corpus

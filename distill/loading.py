@@ -12,7 +12,7 @@ from omegaconf.errors import ValidationError
 
 from distill.family import Family
 from distill.limits import RecipeError, listed, nearest
-from distill.recipe import STAGES, Recipe
+from distill.recipe import CORPORA, STAGES, Data, Recipe, speaking_of
 from distill.upstreams import ROWS, resolve
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -44,7 +44,7 @@ def load(argv: Sequence[str], families: Mapping[str, Family], folder: Path = REC
     for values in ({"recipe": name}, read(scales[scale]), *order, given):
         for key, value in values.items():
             assign(tree, key, value)
-    return complete(cast(Recipe, OmegaConf.to_object(tree)), families, list(given))
+    return complete(built(tree), families, list(given))
 
 
 def preset(name: str, folder: Path) -> dict[str, Any]:
@@ -68,6 +68,14 @@ def read_saved(path: Path) -> Recipe:
     tree = OmegaConf.structured(Recipe)
     for key, value in read(path).items():
         assign(tree, key, value)
+    return built(tree)
+
+
+def built(tree: DictConfig) -> Recipe:
+    """The recipe of a tree, its values within their limits."""
+    for name, corpus in tree.corpora.items():
+        with speaking_of(name):
+            OmegaConf.to_object(corpus)
     return cast(Recipe, OmegaConf.to_object(tree))
 
 
@@ -99,6 +107,7 @@ def usage(families: Mapping[str, Family], folder: Path = RECIPES) -> str:
         *(entry(name, summary(path)) for name, path in menu(folder / "students").items()),
         f"stages=[{','.join(STAGES)}]   name=<run folder>   runs=<where run folders lie>   seed=0",
         *(entry(f"{name}.", " ".join(get_type_hints(kind))) for name, kind in sections.items()),
+        entry("corpora.<name>.", "as data.: another corpus; evaluate.corpora.<task>=<name> scores a task on it"),
         "--show prints the whole recipe and stops, --plan what the run will take: memory, disk, hours",
     ]
     return "\n".join(lines)
@@ -218,12 +227,21 @@ def assign(tree: DictConfig, key: str, value: Any) -> None:
         raise RecipeError(f"{key} is a section: {key}.{next(iter(get_type_hints(want)))}=...")
     if "${" in str(value):
         raise RecipeError(f"{key}: write the value itself, {value!r} is not looked up")
+    if key.startswith("corpora."):
+        make_room(tree.corpora, key.split(".")[1])
     section = OmegaConf.select(tree, key.rpartition(".")[0]) if "." in key else tree
     OmegaConf.set_readonly(section, False)  # a frozen dataclass gives a section that is read-only
     try:
         OmegaConf.update(tree, key, value)
     except ValidationError:
         raise RecipeError(f"{key} wants {described(want)}, got {value!r}") from None
+
+
+def make_room(corpora: DictConfig, name: str) -> None:
+    """A further corpus where there is none of this name: the published one that is called so, or a folder."""
+    if name not in corpora:
+        OmegaConf.set_readonly(corpora, False)
+        corpora[name] = Data(corpus=name if name in CORPORA else "folder")
 
 
 def described(kind: Any) -> str:

@@ -5,7 +5,7 @@ the very operations that a run performs, and costs a second.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,10 +18,14 @@ from distill.data.batches import accumulation
 from distill.live import Live
 from distill.losses import LOSSES
 from distill.recipe import Recipe
-from distill.runtime import LIVE
+from distill.runtime import BUCKET, LIVE
 
 TYPICAL = {True: 2.0, False: 15.0}  # seconds of a clip of the embedded corpus, and of any other
+SHORT = 1.0  # seconds of a clip; such clips go together too, as clips of like length make a pass
 THROUGHPUTS = (100, 500, 2000)  # audio seconds per second
+BESIDE = (  # measured in rehearsals of wavlm+whisper at base: LOG.md
+    "  beside these, on a CPU: the framework, 0.8 GB; 0.4 GB that no tensor accounts for; the mapped corpus"
+)
 Inputs = Callable[[int, float], dict[str, Tensor]]  # clips, seconds of each -> what a stock model is called with
 LossFunction = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # of distill.losses
 
@@ -59,6 +63,7 @@ class Listener:
 
     def learning(self, clips: int, seconds: float, loss: Callable[[tuple[Tensor, ...]], Tensor]) -> int:
         """Most bytes at once in a forward and a backward pass, beside weights and the gradients of all of them."""
+        self.model.zero_grad()  # of a count before this one
         with Live() as live:
             output = self.model(**self.inputs(clips, seconds), output_hidden_states=True)
             loss(output.hidden_states).backward()
@@ -111,6 +116,19 @@ def at_hand(upstreams: list[Listener], shares: int) -> float:
     return sum(weights) / shares + (min(max(weights), LIVE) if shares > 1 else 0)
 
 
+def bucket(zero: int) -> float:
+    """Bytes in which DeepSpeed collects gradients while the student learns; ZeRO 0 has none."""
+    return 4.0 * BUCKET if zero else 0.0
+
+
+def stepping(weights: int, zero: int, processes: int) -> float:
+    """Bytes beside `trained` while the optimizer steps: the gradients flattened once more, and two of Adam's own.
+
+    Each is of a process's share; without ZeRO they are of one weight at a time, and are not counted.
+    """
+    return 12.0 * weights / processes if zero else 0.0
+
+
 def fused(upstreams: list[Listener], load: Load, size: int) -> tuple[float, float]:
     """Bytes of all upstreams' stacks together, and of one fused stack, for one forward pass."""
     seconds = load.clips * load.seconds
@@ -158,20 +176,22 @@ def memory(
 ) -> dict[str, float]:
     """Bytes per process by what they are for; with `half` the upstreams must be bfloat16 already.
 
-    fitted: weights of fusion and interface. The teacher listens before the student learns, so only the larger of
-    these two counts in the sum.
+    fitted: weights of fusion and interface. The teacher listens, then the student learns, then the optimizer steps, so
+    only the largest of these three counts in the sum. A copy of the student waits on the CPU for what it will be.
     """
     width, size = max(one.width for one in upstreams), 2 if half else 4
-    heads = load.pairs * (student.width + 1) * width
-    heard = listening(upstreams, load, size)
-    learned = learning(student, load, width, loss, half=half)
-    parts = {
+    weights = student.weights() + load.pairs * (student.width + 1) * width
+    held = {
         "upstreams, fusion, interface": size * at_hand(upstreams, load.shares) + 4.0 * fitted,
-        "student, heads: weights, gradients, Adam": trained(student.weights() + heads, load.zero, load.processes),
-        "while the teacher listens": heard,
-        "while the student learns": learned,
+        "student, heads: weights, gradients, Adam": trained(weights, load.zero, load.processes),
+        "a copy of them, on the CPU": 0.0 if half else 4.0 * weights,
     }
-    return parts | {"most at once": sum(parts.values()) - min(heard, learned)}
+    passing = {
+        "while the teacher listens": listening(upstreams, load, size),
+        "while the student learns": learning(student, load, width, loss, half=half) + bucket(load.zero),
+        "while the optimizer steps": stepping(weights, load.zero, load.processes),
+    }
+    return held | passing | {"most at once": sum(held.values()) + max(passing.values())}
 
 
 def outlook(recipe: Recipe, parts: Callable[[torch.dtype], Parts], machine: Path) -> str:
@@ -184,15 +204,29 @@ def outlook(recipe: Recipe, parts: Callable[[torch.dtype], Parts], machine: Path
         work = f"{one.macs(load.seconds) / 1e9:.2f}"
         lines += [f"{one.name:<44}{one.weights() / 1e6:>10.2f} M{work:>10}{one.layers:>10}{one.width:>8}"]
     lines += [f"{'fusion and interface':<44}{fitted / 1e6:>10.2f} M", ""]
-    rows = {"float32": memory(upstreams, student, fitted, load, loss, half=False)}
-    rows["bfloat16"] = memory(*parts(torch.bfloat16), load, loss, half=True)
+    kinds = {"float32": (upstreams, student, fitted), "bfloat16": parts(torch.bfloat16)}
+    rows = {name: memory(*built, load, loss, half=name == "bfloat16") for name, built in kinds.items()}
+    short = replace(load, clips=max(round(load.clips * load.seconds / SHORT), 1), seconds=SHORT)
+    for name, built in kinds.items():
+        worst = memory(*built, short, loss, half=name == "bfloat16")["most at once"]
+        rows[name][f"most at once, of {short.clips} clips of {SHORT:g} s"] = worst
     heading = f"GB per process ({load.processes}, ZeRO {load.zero}), {load.clips} x {load.seconds:g} s in a pass"
     lines += [f"{heading:<44}" + "".join(f"{name:>12}" for name in rows)]
     for part in rows["float32"]:
         lines += [f"  {part:<42}" + "".join(f"{row[part] / 1e9:>12.2f}" for row in rows.values())]
-    lines += ["  beside these: the framework, about 1 GB, and the corpus", ""]
+    lines += [BESIDE, ""]
     lines += [f"targets of an hour of audio in float16: {3600 * targets(upstreams, load, 2) / 1e9:.2f} GB"]
-    return "\n".join([*lines, *time_lines(recipe.distill.steps * recipe.distill.batch_seconds)])
+    lines += time_lines(recipe.distill.steps * recipe.distill.batch_seconds)
+    return "\n".join([*lines, scoring(recipe)])
+
+
+def scoring(recipe: Recipe) -> str:
+    """Which corpora are heard by the evaluation, and for which tasks."""
+    corpora: dict[str, list[str]] = {}
+    for task in recipe.evaluate.tasks:
+        corpora.setdefault(recipe.corpus_of(task), []).append(task)
+    heard = "; ".join(f"{', '.join(tasks)} on {corpus}" for corpus, tasks in corpora.items())
+    return f"evaluation, {recipe.evaluate.heads} heads: {heard}"
 
 
 def time_lines(seconds: float) -> list[str]:

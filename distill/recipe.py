@@ -2,7 +2,9 @@
 
 import os
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from distill.data.batches import BLUR
@@ -16,13 +18,13 @@ from distill.data.published import ON_THE_HUB
 from distill.data.shards import Stream
 from distill.data.splits import SPLITS
 from distill.distiller import BALANCE
-from distill.evaluation import Evaluate
 from distill.fusion import COMBINE, STANDARDISE
 from distill.harder import Masking, Noise, Room, Surroundings
 from distill.interface import INTERFACES
 from distill.limits import RecipeError, as_many, check, listed, within
 from distill.losses import LOSSES
 from distill.packing import PRECISIONS
+from distill.protocol import DATA, Evaluate
 from distill.targets import SUPERVISE, TARGETS
 from distill.tasks import TASKS
 
@@ -76,6 +78,22 @@ class Data:
         if self.workers >= 0 or self.corpus == "embedded":
             return max(self.workers, 0)
         return min(len(os.sched_getaffinity(0)) // processes, DECODERS)
+
+
+@contextmanager
+def speaking_of(corpus: str) -> Iterator[None]:
+    """What goes wrong within, told of a corpus by its name: of a further one's keys where it names those of data.
+
+    Raises RecipeError instead of ValueError and OSError, unless the corpus is data itself.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if corpus == DATA:
+            raise
+        keys = "|".join(one.name for one in fields(Data))
+        words = re.sub(rf"\bdata\.(?=(?:{keys})\b)", f"corpora.{corpus}.", str(error))
+        raise RecipeError(f"corpora.{corpus}: {words}") from error
 
 
 @dataclass(frozen=True)
@@ -274,7 +292,8 @@ class Recipe:
     runs: str = "runs"  # the folder of the run folders
     seed: int = within(0, least=0)
     stages: list[str] = within(USUAL, menu=STAGES)
-    data: Data = field(default_factory=Data)
+    data: Data = field(default_factory=Data)  # what fit and distill hear, and the tasks that hear nothing else
+    corpora: dict[str, Data] = field(default_factory=dict)  # further ones, for evaluate.corpora
     teacher: Teacher = field(default_factory=Teacher)
     student: Student = field(default_factory=Student)
     fit: Fit = field(default_factory=Fit)
@@ -290,6 +309,12 @@ class Recipe:
             raise RecipeError("say where to publish: publish.repo=<user>/<name>; or publish.dry_run=true to look first")
         if Path(self.name).name != self.name or self.name == "..":
             raise RecipeError(f"name={self.name} must be the name of one folder; where it lies is runs=<folder>")
+        if DATA in self.corpora:
+            raise RecipeError(
+                f"corpora.{DATA}: {DATA} is the corpus of fit and distill; give a further one another name"
+            )
+        for task, name in self.evaluate.corpora.items():
+            listed(f"evaluate.corpora.{task}", name, [DATA, *self.corpora])
         others = {Path(folder).name for folder in self.evaluate.students}
         if taken := others & {"log-mel", *self.teacher.upstreams, "teacher", "student", "untrained"}:
             raise RecipeError(f"evaluate.students: {min(taken)} is the name of another row; rename the folder")
@@ -300,3 +325,8 @@ class Recipe:
     def student_seed(self) -> int:
         """What the student draws from: another seed gives another student of the same teacher."""
         return self.seed if self.distill.seed < 0 else self.distill.seed
+
+    def corpus_of(self, task: str) -> str:
+        """What the corpus is called that a task is scored on."""
+        name = self.evaluate.corpus(task)
+        return self.data.corpus if name == DATA else name

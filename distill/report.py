@@ -13,7 +13,7 @@ from distill.limits import RecipeError
 from distill.loading import changed, read_saved
 
 TEMPLATES = Path(__file__).with_name("templates")
-MEASURED = ("data.", "evaluate.")  # keys of a recipe that decide how scores are measured
+MEASURED = ("data.", "corpora.", "evaluate.")  # keys of a recipe that decide how scores are measured
 FILES = {
     "evaluation.json": "every score, cost, interval and test of this page",
     "evaluation": "each test clip's prediction, for every row and task",
@@ -45,6 +45,7 @@ def write_report(folder: Path) -> Path:
             "machine": facts.get("machine"),
             "lead": lead(facts),
             "recipe": recipe,
+            "corpora": {task.upper(): recipe.corpus_of(task) for task in settings.tasks if task in settings.corpora},
             "steps": ", ".join(f"{task.upper()} {settings.budget(task).steps}" for task in settings.tasks),
             "environment": read_json(folder / "environment.json"),
             "scores": tables.score_table(facts, places),

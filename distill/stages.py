@@ -17,12 +17,13 @@ from distill.checkpoint import Checkpoints
 from distill.data.batches import accumulation
 from distill.data.clips import Clips
 from distill.data.stream import Source
-from distill.evaluation import evaluate_rows
+from distill.evaluation import Splits, evaluate_rows
 from distill.features import Encoder, parameters
 from distill.files import read_json, write_json
 from distill.finetune import Downstream, finetune, score
 from distill.loop import Plan
 from distill.posteriors import posteriors
+from distill.protocol import DATA
 from distill.recipe import Distill, Finetune, Fit
 from distill.report import write_comparison, write_report
 from distill.run import Run, newer
@@ -97,12 +98,12 @@ def distill_student(
     runtime.finish(accelerator)
 
 
-def evaluate(run: Run, rows: Mapping[str, Encoder], splits: Mapping[str, Clips], machine: Path) -> dict:
-    """Probe every row on every task, into `evaluation.json`."""
+def evaluate(run: Run, rows: Mapping[str, Encoder], corpora: Mapping[str, Splits], machine: Path) -> dict:
+    """Probe every row on every task, into `evaluation.json`; corpora: as `load_corpora` gives them."""
     accelerator = runtime.start(machine)
     result = evaluate_rows(
         {name: encoder.to(accelerator.device) for name, encoder in rows.items()},
-        dict(splits),
+        corpora,
         run.recipe.evaluate,
         run.folder / "evaluation",
         accelerator.device,
@@ -111,6 +112,9 @@ def evaluate(run: Run, rows: Mapping[str, Encoder], splits: Mapping[str, Clips],
         barrier=accelerator.wait_for_everyone,
         say=lambda text: print(text, flush=True),
     )
+    for row in result["rows"].values():
+        for task, cell in row["tasks"].items():
+            cell["corpus"] = run.recipe.corpus_of(task)
     if accelerator.is_main_process:
         write_json(run.evaluation, result)
     accelerator.wait_for_everyone()
@@ -118,12 +122,12 @@ def evaluate(run: Run, rows: Mapping[str, Encoder], splits: Mapping[str, Clips],
     return result
 
 
-def report(run: Run, teacher: FusedTeacher, student: Encoder, splits: Mapping[str, Clips], machine: Path) -> None:
+def report(run: Run, teacher: FusedTeacher, student: Encoder, corpora: Mapping[str, Splits], machine: Path) -> None:
     """Ask an evaluated run what scores do not tell, into `analysis.json`; then `report.html` and `report.md`."""
     accelerator = runtime.start(machine)
     with in_step(accelerator.device, teacher):
         if accelerator.is_main_process and not newer(run.analysis, run.evaluation):
-            write_json(run.analysis, analyse(run, teacher, student, splits, accelerator.device))
+            write_json(run.analysis, analyse(run, teacher, student, corpora, accelerator.device))
     if accelerator.is_main_process:
         write_report(run.folder)
     accelerator.wait_for_everyone()
@@ -131,10 +135,13 @@ def report(run: Run, teacher: FusedTeacher, student: Encoder, splits: Mapping[st
 
 
 def analyse(
-    run: Run, teacher: FusedTeacher, student: Encoder, splits: Mapping[str, Clips], device: torch.device
+    run: Run, teacher: FusedTeacher, student: Encoder, corpora: Mapping[str, Splits], device: torch.device
 ) -> dict:
     """The content of analysis.json."""
-    seconds, rows = run.recipe.evaluate.forward_seconds, read_json(run.evaluation)["rows"]
+    settings, rows, splits = run.recipe.evaluate, read_json(run.evaluation)["rows"], corpora[DATA]
+    seconds, folder, groups = settings.forward_seconds, run.folder / "evaluation", {}
+    for name, own in settings.by_corpus(settings.tasks).items():
+        groups |= errors(rows, own, corpora[name]["test"], folder)
     teacher.to(device)
     student.to(device)
     upstreams = dict(zip(teacher.upstreams, teacher.encoders(), strict=True))
@@ -144,7 +151,7 @@ def analyse(
         "training": training(lines),
         "listening": listening(teacher, saved_heads(run.teacher), tasks, splits["train"], seconds, device),
         "similarity": similarity(student, upstreams | {"teacher": teacher}, splits["test"], seconds, device),
-        "errors": errors(rows, splits["test"], run.folder / "evaluation"),
+        "errors": {task: groups[task] for task in settings.tasks},
     }
 
 
@@ -154,7 +161,7 @@ def compare_runs(run: Run) -> Path:
 
 
 def finetune_student(
-    run: Run, student: Waveform, name: str, splits: Mapping[str, Clips], machine: Path, save: Save
+    run: Run, student: Waveform, name: str, splits: Splits, machine: Path, save: Save
 ) -> dict[str, Any]:
     """Fine-tune the student for one task, saved to `finetuned/<task>/`; what it scores on the test split."""
     settings, stage, scores = run.recipe.finetune, f"finetune-{name}", run.finetuned / f"{name}.json"
@@ -171,9 +178,10 @@ def finetune_student(
     if accelerator.is_main_process:
         clips = splits["test"].select(draw(task.select(splits["test"]), run.recipe.evaluate.score_clips))
         found = score(downstream, task, clips, settings.forward_seconds, accelerator.device)
+        heard = {"corpus": run.recipe.corpus_of(name)}
         run.finetuned.mkdir(exist_ok=True)
         save(downstream.cpu(), task, run.finetuned / name)
-        write_json(scores, {"settings": kept, "result": described(downstream, task, found, clips)})
+        write_json(scores, {"settings": kept, "result": described(downstream, task, found, clips) | heard})
         Checkpoints(run.folder / "checkpoints" / stage).remove()
     accelerator.wait_for_everyone()
     runtime.finish(accelerator)

@@ -115,12 +115,20 @@ def score_table(result: dict, places: Mapping[str, str]) -> Table:
     known = tasks(result, places)
     head = ["row", *(heading(task, found) for task, found in known.items()), "mean ↑", "retention ↑"]
     table = Table("scores", head)
+    if len({found.get("corpus") for found in known.values()}) > 1:
+        table.rows.append([Cell("of"), *(_corpus(result, places, task) for task in known), Cell(""), Cell("")])
     for name, at in places.items():
         cells = [_scored(result, f"{at}/tasks/{task}") for task in known]
         mean = cell(result, f"{at}/score/value", points, bound=f"{at}/score/interval")
         kept = cell(result, f"{at}/retention/mean", share, bound=f"{at}/retention_interval/mean")
         table.rows.append([Cell(name), *cells, mean, kept])
     return table
+
+
+def _corpus(result: dict, places: Mapping[str, str], task: str) -> Cell:
+    """The corpus that a task is scored on, from the first row that has the task."""
+    found = (cell(result, f"{at}/tasks/{task}/corpus", str) for at in places.values())
+    return next((one for one in found if one.text), Cell(""))
 
 
 def _scored(result: dict, at: str) -> Cell:

@@ -7,18 +7,24 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from distill.data.published import ON_THE_HUB
 from distill.features import parameters
 from distill.recipe import Recipe
 from distill.waveform import Waveform
 
 CARDS = Path(__file__).parent / "cards"
-PIPELINES = {
-    "asr": "automatic-speech-recognition",
-    "sv": "audio-classification",  # the nearest that the Hub has
-    "er": "audio-classification",
-    "lid": "audio-classification",
+TITLES = {  # of every task there is, with whatever heads
+    "asr": "speech recognition",
+    "pr": "phone recognition",
+    "sid": "speaker identification",
+    "sv": "speaker verification",
+    "er": "speaking style",
+    "lid": "spoken language",
+    "ml-mono": "speech recognition in one language of ML-SUPERB",
+    "ml-multi": "speech recognition in the languages of ML-SUPERB",
 }
-TITLES = {"asr": "speech recognition", "sv": "speaker verification", "er": "speaking style", "lid": "spoken language"}
+PIPELINES = dict.fromkeys(TITLES, "audio-classification")  # for sv the nearest that the Hub has
+PIPELINES |= dict.fromkeys(("asr", "pr", "ml-mono", "ml-multi"), "automatic-speech-recognition")
 PIPELINE = """from transformers import pipeline
 
 print(pipeline("{pipeline}", model="{repo}")("speech.wav"))"""
@@ -27,7 +33,7 @@ XVECTOR = """from transformers import AutoFeatureExtractor, AutoModelForAudioXVe
 name = "{repo}"
 extractor, model = AutoFeatureExtractor.from_pretrained(name), AutoModelForAudioXVector.from_pretrained(name)
 voice = model(**extractor(audio, sampling_rate=16000, return_tensors="pt")).embeddings  # compare by their cosine"""
-HUB_DATASETS = {"librispeech": "openslr/librispeech_asr"}  # corpus -> its name on the Hub, where it has one
+HUB_DATASETS = {name: corpus.hub.name for name, corpus in ON_THE_HUB.items()}
 CORPORA = {"embedded": "FuseDistill's embedded corpus (speech made by espeak-ng)"}
 WARNINGS = {  # licence -> what the card says of it where it is the strictest
     "unknown": "The licence of one of them is unknown here: find it out before you use or pass on this model.",
@@ -93,6 +99,7 @@ def student_card(
         "finetuned": [{"title": TITLES[task], "use": use(task, name)} for task, name in (finetuned or {}).items()],
         "onnx": onnx,
         "rows": table(rows) if rows else "",
+        "measured_on": measured_on(facts.recipe, list(cells)),
     }
     return render("student.md", metadata(facts, repo, "feature-extraction", base_models(facts), results), facts, words)
 
@@ -102,6 +109,7 @@ def finetuned_card(facts: Facts, repo: str, result: Mapping[str, Any], task: str
     cell = result["finetuned"][task]
     words = {
         "student": student,
+        "corpus": called(facts.recipe.corpus_of(task)),
         "cell": cell,
         "millions": f"{cell['parameters'] / 1e6:.2f}",
         "title": TITLES[task],
@@ -117,7 +125,7 @@ def render(template: str, data: ModelCardData, facts: Facts, words: Mapping[str,
     chosen = facts.recipe.teacher.checkpoints
     shared = {
         "name": data.model_name,
-        "corpus": CORPORA.get(facts.recipe.data.corpus, facts.recipe.data.corpus),
+        "corpus": called(facts.recipe.data.corpus),
         "stream": facts.recipe.distill.stream.name,
         "upstreams": [{"family": name, "checkpoint": chosen[name], "licence": facts.licences[name]} for name in chosen],
         "warning": WARNINGS.get(facts.licence, f"The strictest of them is {facts.licence}."),
@@ -160,18 +168,33 @@ def is_folder(name: str) -> bool:
 
 def outcome(facts: Facts, title: str, task: str, cell: Mapping[str, Any]) -> EvalResult:
     """One measured score as the Hub lists it."""
-    corpus = facts.recipe.data.corpus
+    corpus = facts.recipe.corpus_of(task)
     return EvalResult(
         task_type=PIPELINES[task],
         task_name=title,
         dataset_type=HUB_DATASETS.get(corpus, corpus),
-        dataset_name=CORPORA.get(corpus, corpus),
+        dataset_name=called(corpus),
         dataset_config=task,  # or the Hub would take tasks of one type for one
         dataset_split="test",
         metric_type=cell["metric"],
         metric_name=f"{cell['metric'].upper()}, percent",
         metric_value=round(cell["value"], 2),
     )
+
+
+def called(corpus: str) -> str:
+    """A corpus in words."""
+    return CORPORA.get(corpus, corpus)
+
+
+def measured_on(recipe: Recipe, tasks: Sequence[str]) -> str:
+    """The corpora that these tasks are scored on, with the tasks of each where there are several."""
+    corpora: dict[str, list[str]] = {}
+    for task in tasks:
+        corpora.setdefault(called(recipe.corpus_of(task)), []).append(task.upper())
+    if len(corpora) == 1:
+        return next(iter(corpora))
+    return ", ".join(f"{corpus} ({', '.join(own)})" for corpus, own in corpora.items())
 
 
 def use(task: str, repo: str) -> str:

@@ -100,7 +100,7 @@ def test_errors_are_told_apart_by_group(tmp_path):
     backwards = clips.select(range(len(clips))[::-1])
     write_predictions(tmp_path / "student.lid.npz", backwards, languages[::-1], [said[::-1]])
     rows = {"student": {"tasks": {"lid": {"metric": "accuracy"}}}, "lost": {"tasks": {"lid": {"metric": "accuracy"}}}}
-    found = errors(rows, clips, tmp_path)["lid"]
+    found = errors(rows, ["lid"], clips, tmp_path)["lid"]
     by_language = {name: group["rows"] for name, group in found["language"].items()}
     assert by_language == {"de": {"student": 100.0}, "en": {"student": 100.0}, "sv": {"student": 0.0}}
     assert {kind: sum(group["clips"] for group in named.values()) for kind, named in found.items()} == {

@@ -19,10 +19,10 @@ from benchmarks.steps import Feed, distilling, fitting, time_steps
 from benchmarks.throughput import table
 from distill.data.batches import Batches
 from distill.data.clips import Clips
-from distill.evaluation import Evaluate
 from distill.frames import FrameCache
 from distill.frozen import Frozen
 from distill.fusion import Standardiser
+from distill.protocol import Evaluate
 from distill.recipe import Distill
 from distill.targets import Supervision, memory, online
 from distill.teacher import FusedTeacher

@@ -11,9 +11,10 @@ from spoken import Levels
 
 from distill import evaluation
 from distill.data.clips import Clips
-from distill.evaluation import Evaluate, deal, evaluate_rows, evaluate_task
+from distill.evaluation import deal, evaluate_rows, evaluate_task
 from distill.probe import Split
-from distill.tasks import TASKS
+from distill.protocol import Evaluate
+from distill.tasks import PROTOCOLS, TASKS
 
 CPU = torch.device("cpu")
 QUICK = Evaluate(
@@ -46,7 +47,7 @@ def test_the_rate_is_chosen_on_validation_with_the_first_seed(monkeypatch, split
     monkeypatch.setattr(evaluation, "train", fake_train)
     monkeypatch.setattr(evaluation, "score", fake_score)
     monkeypatch.setattr(evaluation, "predict", fake_predict)
-    monkeypatch.setitem(evaluation.PROTOCOLS, "light", {"er": Prepared(lower)})
+    monkeypatch.setitem(PROTOCOLS, "light", {"er": Prepared(lower)})
     parts = {part: Split(clips, None, np.arange(len(clips))) for part, clips in splits.items()}
     cell = evaluate_task("er", parts, Evaluate(tasks=["er"], seeds=[0, 4]), CPU, tmp_path / "cell.npz")
     assert cell["learning_rate"] == chosen
@@ -107,9 +108,12 @@ def test_the_flat_start_is_recognitions_alone(tmp_path, splits):
     assert none.menu()["asr"] == replace(usual.menu()["asr"], flat=0.0) != usual.menu()["asr"]
     assert Evaluate(heads="superb", tasks=["asr"], flat=0.5).menu() == Evaluate(heads="superb", tasks=["asr"]).menu()
     row = Levels()
-    first = evaluate_rows({"one": row}, splits, QUICK, tmp_path, CPU, say=lambda _: None)
+    first = evaluate_rows({"one": row}, {"data": splits}, QUICK, tmp_path, CPU, say=lambda _: None)
     heard = row.heard
-    assert evaluate_rows({"one": row}, splits, replace(QUICK, flat=0.0), tmp_path, CPU, say=lambda _: None) == first
+    assert (
+        evaluate_rows({"one": row}, {"data": splits}, replace(QUICK, flat=0.0), tmp_path, CPU, say=lambda _: None)
+        == first
+    )
     assert row.heard == heard, "cells of other tasks stay"
 
 
@@ -118,7 +122,7 @@ def test_features_on_the_disk_give_the_same_result_and_are_gone_at_the_end(tmp_p
     for cache in ("memory", "disk"):
         (tmp_path / cache / ".frames-of-a-killed-one").mkdir(parents=True)
         settings = replace(QUICK, cache=cache)
-        found = evaluate_rows({"one": Levels()}, splits, settings, tmp_path / cache, CPU, say=lambda _: None)
+        found = evaluate_rows({"one": Levels()}, {"data": splits}, settings, tmp_path / cache, CPU, say=lambda _: None)
         results.append(found["rows"]["one"]["tasks"])
         assert not list((tmp_path / cache).glob(".frames-*"))
     assert results[0] == results[1]
@@ -126,46 +130,46 @@ def test_features_on_the_disk_give_the_same_result_and_are_gone_at_the_end(tmp_p
 
 def test_a_killed_evaluation_goes_on_where_it_stopped(tmp_path, splits):
     rows = {"one": Levels(), "other": Levels(0.1)}
-    whole = evaluate_rows(rows, splits, QUICK, tmp_path, CPU, say=lambda _: None)
+    whole = evaluate_rows(rows, {"data": splits}, QUICK, tmp_path, CPU, say=lambda _: None)
     heard = [row.heard for row in rows.values()]
-    assert evaluate_rows(rows, splits, QUICK, tmp_path, CPU, say=lambda _: None) == whole
+    assert evaluate_rows(rows, {"data": splits}, QUICK, tmp_path, CPU, say=lambda _: None) == whole
     assert [row.heard for row in rows.values()] == heard
     (tmp_path / "other.er.json").unlink()
     said = []
-    again = evaluate_rows(rows, splits, QUICK, tmp_path, CPU, say=said.append)
+    again = evaluate_rows(rows, {"data": splits}, QUICK, tmp_path, CPU, say=said.append)
     assert without_costs(again) == without_costs(whole)
     assert rows["one"].heard == heard[0] and len(said) == 2 and "other er: validation accuracy" in said[1]
     fewer = replace(QUICK, seeds=[3])
-    again = evaluate_rows(rows, splits, fewer, tmp_path, CPU, say=lambda _: None)
+    again = evaluate_rows(rows, {"data": splits}, fewer, tmp_path, CPU, say=lambda _: None)
     assert all(len(cell["seeds"]) == 1 for cell in again["rows"]["one"]["tasks"].values())
 
 
 @pytest.mark.parametrize("change", [{"rows": ["one"]}, {"students": ["runs/other"]}, {"cache": "disk"}])
 def test_what_no_cell_depends_on_makes_none_old(tmp_path, splits, change):
     row = Levels()
-    evaluate_rows({"one": row}, splits, QUICK, tmp_path, CPU, say=lambda _: None)
+    evaluate_rows({"one": row}, {"data": splits}, QUICK, tmp_path, CPU, say=lambda _: None)
     heard = row.heard
-    evaluate_rows({"one": row}, splits, replace(QUICK, **change), tmp_path, CPU, say=lambda _: None)
+    evaluate_rows({"one": row}, {"data": splits}, replace(QUICK, **change), tmp_path, CPU, say=lambda _: None)
     assert row.heard == heard
 
 
 def test_other_steps_make_the_cells_of_their_task_old_and_no_others(tmp_path, splits):
     said: list[str] = []
-    evaluate_rows({"one": Levels()}, splits, QUICK, tmp_path, CPU, say=lambda _: None)
+    evaluate_rows({"one": Levels()}, {"data": splits}, QUICK, tmp_path, CPU, say=lambda _: None)
     longer = replace(QUICK, steps=QUICK.steps | {"lid": 7})
-    evaluate_rows({"one": Levels()}, splits, longer, tmp_path, CPU, say=said.append)
+    evaluate_rows({"one": Levels()}, {"data": splits}, longer, tmp_path, CPU, say=said.append)
     assert [line.split(":")[0] for line in said] == ["evaluate one", "evaluate one lid"]
 
 
 def test_time_spent_on_hearing_is_counted_once(tmp_path, splits, monkeypatch):
     clock = itertools.count()
     monkeypatch.setattr(evaluation, "perf_counter", lambda: float(next(clock)))
-    found = evaluate_rows({"one": Levels()}, splits, QUICK, tmp_path, CPU, say=lambda _: None)
+    found = evaluate_rows({"one": Levels()}, {"data": splits}, QUICK, tmp_path, CPU, say=lambda _: None)
     assert found["rows"]["one"]["seconds"] == pytest.approx({"hearing": 1.0, "probes": 3.0})
 
 
 def test_the_result_has_its_published_form(tmp_path, splits):
-    result = evaluate_rows({"log-mel": Levels()}, splits, QUICK, tmp_path, CPU, say=lambda _: None)
+    result = evaluate_rows({"log-mel": Levels()}, {"data": splits}, QUICK, tmp_path, CPU, say=lambda _: None)
     assert json.loads(json.dumps(result)) == result
     row = result["rows"]["log-mel"]
     assert row["parameters"] == 36 and set(row["tasks"]) == {"sv", "er", "lid"}
@@ -183,7 +187,7 @@ def test_the_result_has_its_published_form(tmp_path, splits):
 def test_rows_are_compared_on_the_same_clips(tmp_path, splits):
     rows = {"teacher": Levels(), "student": Levels(), "untrained": Levels(0.0), "other": Levels(0.3)}
     asked = replace(QUICK, students=["runs/other"])
-    found = evaluate_rows(rows, splits, asked, tmp_path, CPU, say=lambda _: None)["rows"]
+    found = evaluate_rows(rows, {"data": splits}, asked, tmp_path, CPU, say=lambda _: None)["rows"]
     assert "student_minus_row" not in found["student"]["tasks"]["lid"]
     equal = found["teacher"]["tasks"]["lid"]["student_minus_row"]
     assert equal == {"value": 0.0, "interval": [0.0, 0.0], "p_value": 1.0}
@@ -196,7 +200,7 @@ def test_rows_are_compared_on_the_same_clips(tmp_path, splits):
 
 def test_other_clips_are_not_compared(tmp_path, splits):
     rows = {"one": Levels(), "other": Levels(0.3)}
-    evaluate_rows(rows, splits, QUICK, tmp_path, CPU, say=lambda _: None)
+    evaluate_rows(rows, {"data": splits}, QUICK, tmp_path, CPU, say=lambda _: None)
     with np.load(tmp_path / "other.er.npz") as file:
         kept = dict(file)
     np.savez(tmp_path / "other.er.npz", **kept | {"ids": kept["ids"][::-1]})
@@ -208,17 +212,19 @@ def test_a_probe_that_diverged_leaves_no_interval(tmp_path, splits, monkeypatch)
     monkeypatch.setattr(evaluation, "train", lambda *given: None)
     (tmp_path / "row.er.npz").write_text("of earlier settings")
     asked = replace(QUICK, tasks=["er"])
-    row = evaluate_rows({"row": Levels()}, splits, asked, tmp_path, CPU, say=lambda _: None)["rows"]["row"]
+    row = evaluate_rows({"row": Levels()}, {"data": splits}, asked, tmp_path, CPU, say=lambda _: None)["rows"]["row"]
     assert row["tasks"]["er"]["value"] == 0.0 and row["tasks"]["er"]["interval"] is None
     assert row["score"] == {"value": 0.0, "interval": None}
 
 
 def test_two_processes_find_what_one_finds(tmp_path, splits):
-    alone = evaluate_rows({"row": Levels()}, splits, QUICK, tmp_path / "one", CPU, say=lambda _: None)
+    alone = evaluate_rows({"row": Levels()}, {"data": splits}, QUICK, tmp_path / "one", CPU, say=lambda _: None)
     folder = tmp_path / "two"
     folder.mkdir()
     for rank in (1, 0):
-        evaluation.evaluate_row("row", Levels(), splits, QUICK, folder, CPU, rank=rank, world=2, say=lambda _: None)
+        evaluation.evaluate_row(
+            "row", Levels(), {"data": splits}, QUICK, folder, CPU, rank=rank, world=2, say=lambda _: None
+        )
     assert without_costs(evaluation.gather(["row"], QUICK, folder)) == without_costs(alone)
 
 

@@ -1,5 +1,6 @@
 """The plan counts what a run performs: bytes, multiply-adds and parameters equal those of real tensors."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from distill.features import parameters
 from distill.live import Live
 from distill.loading import load
 from distill.planning import Listener, Load, trained
+from distill.runtime import BUCKET
 from teachers import FAMILIES, build_teacher, build_upstream
 from teachers.checkpoint import CheckpointError
 from teachers.published import CONFIGS
@@ -106,6 +108,39 @@ def test_a_shared_teacher_takes_a_share_of_itself_and_what_a_pass_gathers(monkey
     assert planning.at_hand(both, 4) == pytest.approx(sum(weights) / 4 + max(weights)), "one upstream at a time"
     monkeypatch.setattr(planning, "LIVE", 1000)
     assert planning.at_hand(both, 4) == pytest.approx(sum(weights) / 4 + 1000)
+
+
+@pytest.mark.parametrize(
+    ("zero", "processes", "collecting", "stepping"),
+    [(0, 1, 0, 0), (1, 1, 4 * BUCKET, 12), (2, 4, 4 * BUCKET, 3), (3, 4, 4 * BUCKET, 3)],
+)
+def test_zero_collects_gradients_and_flattens_a_share_of_them(zero, processes, collecting, stepping):
+    assert planning.bucket(zero) == collecting
+    assert planning.stepping(1000, zero, processes) == 1000 * stepping
+
+
+def test_only_the_largest_of_what_comes_one_after_the_other_counts():
+    load_ = Load(clips=2, seconds=1.0, pairs=2, zero=2, processes=1)
+    with FakeTensorMode():
+        heard, student = (
+            listener(name, build_upstream(name, "", f"random:{ROOT}/teachers/mini/{name}"), torch.float32)
+            for name in ("whisper", "hubert")
+        )
+        student.model.requires_grad_(True)
+
+        def count(load: Load, half: bool = False) -> dict[str, float]:
+            return planning.memory([heard], student, 100, load, planning.LOSSES["l1_cosine"], half=half)
+
+        parts, again, copies = count(load_), count(load_), count(load_, half=True)
+        fewer, shorter = count(replace(load_, zero=0)), count(replace(load_, clips=8, seconds=0.25))
+    assert parts == again, "a count depends on the one before it"
+    passing = [value for name, value in parts.items() if name.startswith("while")]
+    held = [value for name, value in parts.items() if not name.startswith(("while", "most"))]
+    assert len(passing) == 3 and parts["most at once"] == sum(held) + max(passing)
+    assert parts["while the student learns"] - fewer["while the student learns"] == 4 * BUCKET
+    assert fewer["while the optimizer steps"] == 0 == copies["a copy of them, on the CPU"]
+    listening_ = "while the teacher listens"
+    assert shorter[listening_] > 2 * parts[listening_], "a clip takes a whole window of Whisper, however short it is"
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -243,7 +278,14 @@ def test_the_plan_names_every_model_and_needs_no_network(outlook):
     said = outlook("recipe=hubert+wavlm+whisper", "scale=base", "teacher.weights=random", "distill.steps=10")
     assert "94.37 M" in said and "94.38 M" in said and "88.15 M" in said
     assert "float32" in said and "bfloat16" in said and "ZeRO 2" in said
-    assert "distillation hears 4.4 h of audio" in said
+    assert "distillation hears 4.4 h of audio" in said and "most at once, of 405 clips of 1 s" in said
+    assert "evaluation, superb heads: asr, sv on librispeech" in said
+
+
+def test_the_plan_says_which_task_hears_which_corpus(outlook):
+    words = ["corpora.iemocap.fold=2", "evaluate.corpora.er=iemocap", "evaluate.tasks=[asr,er,lid]"]
+    said = outlook("recipe=hubert+wavlm", "teacher.weights=random", *words)
+    assert "evaluation, light heads: asr, lid on embedded; er on iemocap" in said
 
 
 def test_more_audio_in_a_pass_takes_more_memory():

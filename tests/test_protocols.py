@@ -5,7 +5,7 @@ import pytest
 import torch
 from spoken import make_clips
 
-from distill.evaluation import Evaluate
+from distill.protocol import Evaluate
 from distill.frames import FrameCache
 from distill.probe import Split, schedule, score, train
 from distill.tasks import SUPERB

@@ -7,6 +7,7 @@ from pathlib import Path
 import datasets
 import pytest
 from datasets.exceptions import DatasetNotFoundError
+from replicas import iemocap, trials, voxceleb1
 from sounds import sound
 
 from distill.data.corpora import load_splits
@@ -129,37 +130,12 @@ def test_why_a_dataset_cannot_be_had_is_told_apart(error, message):
         raise explained(Hub("a/b"), error)
 
 
-def voxceleb1(folder: Path) -> Path:
-    for number in range(12):
-        sound(folder / "wav" / f"id1000{number // 2}" / f"video{number}" / "00001.wav", 0.4)
-    return folder
-
-
 def test_voxceleb1_keeps_the_speakers_of_the_trials_for_the_test(tmp_path):
-    listed = tmp_path / "veri_test2.txt"
-    listed.write_text(
-        "1 id10000/video0/00001.wav id10000/video1/00001.wav\n0 id10000/video0/00001.wav id10001/video2/00001.wav\n"
-    )
+    listed = trials(tmp_path / "veri_test2.txt")
     splits = load_splits(local("voxceleb1", voxceleb1(tmp_path / "vox"), trials=str(listed)), lambda _: None)
     assert ids(splits)["test"] == {f"id1000{n // 2}/video{n}/00001.wav" for n in range(3)}
     assert [len(set(splits[part].column("speaker"))) for part in SPLITS] == [3, 1, 2]
     demand_labels(["sv"], splits)
-
-
-def iemocap(folder: Path) -> Path:
-    """Five sessions of one dialogue, a clip of each class and of one that is left out."""
-    for session in range(1, 6):
-        dialogue, place = f"Ses0{session}F_impro01", folder / f"Session{session}"
-        lines = ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]", ""]
-        for number, style in enumerate(("neu", "hap", "exc", "sad", "ang", "fru", "xxx")):
-            turn = f"{dialogue}_{'FM'[number % 2]}{number:03d}"
-            lines += [f"[{number}.2901 - {number}.9]\t{turn}\t{style}\t[2.5000, 2.5000, 2.5000]", "C-E2:\tNeutral;\t()"]
-            sound(place / "sentences" / "wav" / dialogue / f"{turn}.wav", 0.4)
-        labels = place / "dialog" / "EmoEvaluation"
-        labels.mkdir(parents=True)
-        (labels / f"{dialogue}.txt").write_text("\n".join(lines))
-        (labels / f"._{dialogue}.txt").write_bytes(b"\xff\x00")  # as macOS leaves them
-    return folder
 
 
 def test_iemocap_has_four_classes_and_a_fold_for_each_session(tmp_path):

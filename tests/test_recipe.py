@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from distill.loading import RECIPES, changed, cost, load, menu, read_saved, save, text, usage
 from distill.recipe import Recipe, RecipeError
@@ -38,16 +39,26 @@ def test_the_scale_is_chosen_on_the_command_line(folder):
     assert (made.distill.steps, made.scale, made.name) == (99, "base", "hubert-base")
 
 
+def upstreams(path: Path) -> list[str]:
+    return yaml.safe_load(path.read_text())["teacher"]["upstreams"]
+
+
+@pytest.mark.parametrize("path", menu(RECIPES).values(), ids=str)
+def test_a_recipe_is_called_as_its_upstreams_unless_it_names_further_corpora(path):
+    assert path.stem == "+".join(upstreams(path)) or "corpora" in yaml.safe_load(path.read_text())
+
+
 @pytest.mark.parametrize("name", menu(RECIPES))
 @pytest.mark.parametrize("scale", menu(RECIPES / "scales"))
 def test_every_recipe_loads_at_every_scale_that_its_upstreams_have(name, scale):
-    short = [family for family in name.split("+") if scale not in FAMILIES[family].sizes]
+    families = upstreams(menu(RECIPES)[name])
+    short = [family for family in families if scale not in FAMILIES[family].sizes]
     if short:
         with pytest.raises(RecipeError, match=f"scale={scale} has no checkpoint of {short[0]}"):
             recipe(f"recipe={name}", f"scale={scale}")
         return
     made = recipe(f"recipe={name}", f"scale={scale}")
-    assert made.teacher.upstreams == name.split("+")
+    assert made.teacher.upstreams == families
     assert made.teacher.checkpoints == {family: FAMILIES[family].sizes[scale] for family in made.teacher.upstreams}
 
 

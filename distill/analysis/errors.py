@@ -24,13 +24,12 @@ class Groups:
     numbers_C: np.ndarray
 
 
-def errors(rows: Mapping[str, dict], clips: Clips, folder: Path) -> dict:
+def errors(rows: Mapping[str, dict], tasks: Sequence[str], clips: Clips, folder: Path) -> dict:
     """Task -> kind of group -> group -> {clips, rows: {row: score}}; groups that tell no score are left out.
 
-    rows: those of evaluation.json. clips: the test split. folder: where the predictions lie. The equal error rate of
-    a group is that of all trials with a clip of the group in them.
+    rows: those of evaluation.json. clips: the test split that these tasks hear. folder: where the predictions lie.
+    The equal error rate of a group is that of all trials with a clip of the group in them.
     """
-    tasks = list(dict.fromkeys(task for row in rows.values() for task in row["tasks"]))
     kinds = groups(clips)
     return {task: _task(task, rows, clips.ids, kinds, folder) for task in tasks}
 

@@ -18,9 +18,24 @@ from distill.data.published import ON_THE_HUB, read_common_voice, read_voxceleb1
 from distill.data.splits import SPLITS, complete, named, set_apart
 from distill.data.trials import Trials, demand_clips, demand_speakers, read_trials
 from distill.features import SAMPLE_RATE
-from distill.recipe import Data
+from distill.protocol import DATA
+from distill.recipe import Data, Recipe, speaking_of
 
 Say = Callable[[str], None]
+
+
+def load_corpora(recipe: Recipe, tasks: Sequence[str], say: Say = print) -> dict[str, dict[str, Clips]]:
+    """The splits of `data`, and of the further corpora that these tasks hear, by the names in the recipe.
+
+    Raises what `load_splits` does.
+    """
+    found = {}
+    for name in dict.fromkeys([DATA, *recipe.evaluate.by_corpus(tasks)]):
+        prefix = "" if name == DATA else f"{name}: "
+        with speaking_of(name):
+            corpus = recipe.corpora.get(name, recipe.data)
+            found[name] = load_splits(corpus, lambda words, prefix=prefix: say(f"{prefix}{words}"))
+    return found
 
 
 def load_splits(data: Data, say: Say = print) -> dict[str, Clips]:

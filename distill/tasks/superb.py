@@ -51,10 +51,35 @@ class Masks:
     widest: int = 50  # channels
 
     def __call__(self, frames_BTD: Tensor) -> Tensor:
-        """Spans drawn anew for every clip (arXiv 1904.08779); the time warp of the original is left out."""
+        """Spans drawn anew for every clip (arXiv 1904.08779)."""
         kept_BT1 = _spans(len(frames_BTD), frames_BTD.shape[1], self.times, self.longest, frames_BTD.device)[..., None]
         kept_B1D = _spans(len(frames_BTD), frames_BTD.shape[2], self.channels, self.widest, frames_BTD.device)[:, None]
         return frames_BTD * kept_BT1 * kept_B1D
+
+
+@dataclass(frozen=True)
+class Warp:
+    """SpecAugment's time warp: what lies before and behind a drawn frame is stretched or squeezed to meet elsewhere."""
+
+    reach: int = 5  # frames by which the drawn one moves, at most
+
+    def __call__(self, frames_BTD: Tensor, lengths_B: Tensor) -> Tensor:
+        """Each clip by itself, as long as before; padding and clips of `2 * reach` frames or fewer stay as they are."""
+        clips = zip(frames_BTD, lengths_B.tolist(), strict=True)
+        return torch.stack([torch.cat([self._warped(clip[:end]), clip[end:]]) for clip, end in clips])
+
+    def _warped(self, clip_TD: Tensor) -> Tensor:
+        frames = len(clip_TD)
+        if not self.reach or frames <= 2 * self.reach:
+            return clip_TD
+        centre = int(torch.randint(self.reach, frames - self.reach, ()))
+        moved = centre + int(torch.randint(1 - self.reach, self.reach + 1, ()))
+        return torch.cat([stretch(clip_TD[:centre], moved), stretch(clip_TD[centre:], frames - moved)])
+
+
+def stretch(clip_TD: Tensor, frames: int) -> Tensor:
+    """So many frames of what there is, by cubic interpolation over time: (frames, D)."""
+    return F.interpolate(clip_TD[None, None], (frames, clip_TD.shape[1]), mode="bicubic")[0, 0]
 
 
 def _spans(clips: int, size: int, count: int, widest: int, device: torch.device) -> Tensor:
@@ -66,11 +91,11 @@ def _spans(clips: int, size: int, count: int, widest: int, device: torch.device)
 
 
 class Dictation(nn.Module):
-    """ASR: SpecAugment, Linear to 1024, two BiLSTMs of 1024 with dropout 0.2, Linear to characters."""
+    """ASR: SpecAugment in training, Linear to 1024, two BiLSTMs of 1024 with dropout 0.2, Linear to characters."""
 
     def __init__(self, width: int, outputs: int, hidden: int = 1024):
         super().__init__()
-        self.masks = Masks()
+        self.warp, self.masks = Warp(), Masks()
         self.enter = nn.Linear(width, hidden)
         self.first = nn.LSTM(hidden, hidden, batch_first=True, bidirectional=True)
         self.second = nn.LSTM(2 * hidden, hidden, batch_first=True, bidirectional=True)
@@ -78,7 +103,9 @@ class Dictation(nn.Module):
         self.leave = nn.Linear(2 * hidden, outputs)
 
     def forward(self, frames_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        hidden_BTH = self.enter(self.masks(frames_BTD) if self.training else frames_BTD)
+        if self.training:
+            frames_BTD = self.masks(self.warp(frames_BTD, lengths_B))
+        hidden_BTH = self.enter(frames_BTD)
         for layer in (self.first, self.second):
             packed = pack_padded_sequence(hidden_BTH, lengths_B.cpu(), batch_first=True, enforce_sorted=False)
             output, _ = layer(packed)

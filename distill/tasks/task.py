@@ -36,8 +36,9 @@ class Task(ABC):
             if self.column not in there:
                 raise ValueError(
                     f"{self.name} needs the column {self.column!r}; the corpus has {', '.join(there)}\n"
-                    f"say which one it is, data.columns.{self.column}=<column>, or do without {self.name}: "
-                    "fit.tasks=[...] evaluate.tasks=[...]"
+                    f"say which one it is, data.columns.{self.column}=<column>; score {self.name} on another corpus, "
+                    f"evaluate.corpora.{self.name}=<one of corpora>; or do without it: evaluate.tasks=[...] "
+                    "fit.tasks=[...] (which hear data alone)"
                 )
             if not any(text.strip() for text in clips.column(self.column)):
                 raise ValueError(f"{self.name}: no clip of the {split} split has a label in the column {self.column!r}")
