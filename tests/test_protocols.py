@@ -5,9 +5,9 @@ import pytest
 import torch
 from spoken import make_clips
 
-from distill.protocol import Evaluate
 from distill.frames import FrameCache
 from distill.probe import Split, schedule, score, train
+from distill.protocol import Evaluate
 from distill.tasks import SUPERB
 from distill.tasks.asr import Spelled, split_name
 
