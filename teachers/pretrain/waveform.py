@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
 
 from distill.data.clips import pad
+from distill.waveform import front_end_frames
 from teachers.checkpoint import open_checkpoint
 from teachers.pretrain.clusters import CODEBOOKS, clusters
 from teachers.pretrain.material import material
@@ -90,7 +91,7 @@ def pretrain_waveform(settings: Pretrain) -> None:
     data = material(settings)
     model, extractor = begin(settings)
     lengths = data.clips.samples
-    frames = model._get_feat_extract_output_lengths(torch.from_numpy(lengths)).numpy()
+    frames = front_end_frames(torch.from_numpy(lengths), model.config.conv_kernel, model.config.conv_stride).numpy()
     start = time.time()
     labels = clusters(data.clean, list(frames), settings.seed)
     print(f"clusters in {time.time() - start:.0f} s", flush=True)
