@@ -203,6 +203,7 @@ def test_masks_hide_no_more_than_announced_and_each_clip_its_own():
 def test_dictation_hears_masked_frames_in_training_alone():
     torch.manual_seed(0)
     head, (frames_BTD, lengths_B) = small(Dictation), frames(0.0)
+    head.warp = Warp(0)
     heard: list[torch.Tensor] = []
     head.enter.register_forward_pre_hook(lambda module, given: heard.append(given[0]))
     head(frames_BTD, lengths_B)
