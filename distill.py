@@ -71,7 +71,7 @@ def work(place: Run, waiting: list[str], splits: dict[str, Clips], say: Callable
     if "evaluate" in waiting:
         demand_labels(recipe.evaluate.tasks, splits, recipe.evaluate.heads)
     say(f"to do: {', '.join(waiting)}; {train.seconds() / 3600:.2f} h of training audio in {len(train)} clips")
-    source = open_stream(recipe) if "distill" in waiting else None
+    source = open_stream(recipe, runtime.processes()) if "distill" in waiting else None
     if source:
         say(source.shards.describe(runtime.processes()))
     whole = cost(recipe, FAMILIES) if {"fit", "distill", "evaluate"} <= set(waiting) else ""
