@@ -88,7 +88,7 @@ def work(place: Run, waiting: list[str], corpora: Mapping[str, Splits], say: Cal
     recipe, train = place.recipe, corpora[DATA]["train"]
     demand_all_labels(recipe, waiting, corpora)
     say(f"to do: {', '.join(waiting)}; {train.seconds() / 3600:.2f} h of training audio in {len(train)} clips")
-    source = open_stream(recipe) if "distill" in waiting else None
+    source = open_stream(recipe, runtime.processes()) if "distill" in waiting else None
     if source:
         say(source.shards.describe(runtime.processes()))
     whole = cost(recipe, FAMILIES) if {"fit", "distill", "evaluate"} <= set(waiting) else ""

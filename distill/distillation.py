@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from distill import runtime
 from distill.coding import CodeDistillation, CodeDistiller
@@ -139,6 +140,7 @@ def streamed(source: Source, accelerator: Accelerator, objective: Distillation, 
         blur=plan.blur,
         process=accelerator.process_index,
         processes=accelerator.num_processes,
+        say=tqdm.write,  # which leaves the progress bar whole
     )
 
 

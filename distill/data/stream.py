@@ -21,6 +21,7 @@ from distill.data.manifest import SHOWN
 from distill.data.shards import Shards, Stream, open_shards
 from distill.data.workers import THREADS
 from distill.features import SAMPLE_RATE
+from distill.limits import RecipeError
 from distill.recipe import Recipe
 
 AT_ONCE = 16  # rows between two looks at how full a pool is
@@ -72,12 +73,17 @@ class Source:
         return self.shards.stream
 
 
-def open_stream(recipe: Recipe) -> Source | None:
+def open_stream(recipe: Recipe, processes: int) -> Source | None:
     """What a recipe's student is distilled on, where that is a stream; raises as `open_shards`."""
-    if not recipe.distill.stream.name:
+    data, stream, share = recipe.data, recipe.distill.stream, recipe.distill.batch_seconds / processes
+    if not stream.name:
         return None
-    data = recipe.data
-    return Source(open_shards(recipe.distill.stream), data.shortest, data.mono, data.bad_share)
+    if stream.buffer < share:
+        raise RecipeError(
+            f"distill.stream.buffer={stream.buffer:g} s is less than a process hears in a step, {share:g} s; "
+            "raise it to some thirty times as much"
+        )
+    return Source(open_shards(stream), data.shortest, data.mono, data.bad_share)
 
 
 class Reader:
@@ -226,13 +232,6 @@ class Feed:
     processes: int
     say: Callable[[str], None] = print
     place: dict = field(default_factory=dict)  # what comes after the step under way
-
-    def __post_init__(self):
-        if self.source.stream.buffer < self._share():
-            raise ValueError(
-                f"distill.stream.buffer={self.source.stream.buffer:g} s is less than a process hears in a step, "
-                f"{self._share():g} s; raise it to many times as much"
-            )
 
     def _share(self) -> float:
         """Seconds that a process hears in a step."""
