@@ -70,7 +70,8 @@ def train(task: Task, split: Split, budget: Budget, rate: float, seed: int, devi
 
 def _train(task: Task, split: Split, budget: Budget, rate: float, seed: int, device: torch.device) -> Probe | None:
     generator = torch.Generator().manual_seed(seed)
-    probe = Probe(task, budget.interface, *split.cache.hidden_FLD.shape[1:], split.cache.rate).to(device)
+    layers, width = split.cache.hidden_FLD.shape[1:]
+    probe = Probe(task, budget.interface, layers, width, split.cache.rate).to(device)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=rate, weight_decay=budget.weight_decay, fused=True)
     targets = task.targets(split.clips)
     crop = None if task.crop_seconds is None else round(task.crop_seconds * split.cache.rate)

@@ -1,9 +1,13 @@
 """Weights of sources by the norms of their gradients: what they settle at, and that dealing changes nothing."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from distill.balance import SLOWEST, GradientNorms
+from distill.distillation import demand_whole_heads
+from distill.recipe import Distill
 
 
 def passes(module: GradientNorms, frames: int, scales: list[float], losses: list[float], seed: int) -> torch.Tensor:
@@ -60,3 +64,14 @@ def test_a_kept_state_goes_on_as_it_was():
     for step in range(4, 8):
         ours, theirs = (passes(one, 5, [1.0, 2.0 + step], [1.0, 2.0], step) for one in (module, other))
         assert torch.equal(ours, theirs)
+
+
+def test_sharded_heads_are_refused_before_anything_is_heard():
+    def under(stage: int):
+        return SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=stage)))
+
+    settings = Distill(balance="gradient", supervise="both")
+    demand_whole_heads(under(2), settings)
+    demand_whole_heads(under(3), Distill())
+    with pytest.raises(ValueError, match="ZeRO stage 3 shards them; set zero_stage: 2"):
+        demand_whole_heads(under(3), settings)
