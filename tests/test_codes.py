@@ -63,6 +63,7 @@ def test_a_frame_takes_a_byte_for_each_codebook_and_layer(frames, books):
 def test_a_seed_gives_the_same_codebooks_and_a_file_keeps_them(frames, books, tmp_path):
     again = learn_codebooks(frames[:2500], 3, 0)
     assert torch.equal(again.centres, books.centres)
+    assert not torch.equal(learn_codebooks(frames[:300], 1, 0).centres, learn_codebooks(frames[:300], 1, 1).centres)
     books.save(tmp_path / "books.safetensors")
     loaded = Codebooks.load(tmp_path / "books.safetensors")
     assert torch.equal(loaded.pack(frames), books.pack(frames))

@@ -41,6 +41,12 @@ def test_classes_of_which_none_is_in_training_are_an_error():
         task.score(["x", "x"], make_clips(speaker=["v", "z"]))
 
 
+@pytest.mark.parametrize("name", ["sid", "er"])
+def test_classes_are_as_unequal_as_the_corpus_has_them(name):
+    labels = ["x"] * 9 + ["y"] * 2 + ["z"]
+    assert len(SUPERB[name].select(make_clips(speaker=labels, style=labels))) == 12
+
+
 def test_published_heads_are_trained_as_published():
     settings = Evaluate(tasks=list(SUPERB), heads="superb", steps={"er": 5})
     budgets = {name: settings.budget(name) for name in SUPERB}
