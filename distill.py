@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from distill import planning, runtime, stages
 from distill.caching import size
 from distill.data.clips import Clips
-from distill.data.corpora import load_corpora
+from distill.data.corpora import load_corpora, speaking_of
 from distill.data.stream import open_stream
 from distill.evaluation import Splits, table
 from distill.features import Encoder, parameters
@@ -30,7 +30,7 @@ from distill.loading import cost, load, text, usage
 from distill.logmel import LogMel
 from distill.protocol import DATA
 from distill.publish import demand_login, listing, upload
-from distill.recipe import Recipe, speaking_of
+from distill.recipe import Recipe
 from distill.run import Run, open_run
 from distill.sharding import Sharded, held
 from distill.tasks import demand_labels

@@ -2,9 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from distill.data.batches import BLUR
@@ -78,22 +76,6 @@ class Data:
         if self.workers >= 0 or self.corpus == "embedded":
             return max(self.workers, 0)
         return min(len(os.sched_getaffinity(0)) // processes, DECODERS)
-
-
-@contextmanager
-def speaking_of(corpus: str) -> Iterator[None]:
-    """What goes wrong within, told of a corpus by its name: of a further one's keys where it names those of data.
-
-    Raises RecipeError instead of ValueError and OSError, unless the corpus is data itself.
-    """
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        if corpus == DATA:
-            raise
-        keys = "|".join(one.name for one in fields(Data))
-        words = re.sub(rf"\bdata\.(?=(?:{keys})\b)", f"corpora.{corpus}.", str(error))
-        raise RecipeError(f"corpora.{corpus}: {words}") from error
 
 
 @dataclass(frozen=True)

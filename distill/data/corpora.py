@@ -1,7 +1,9 @@
 """Corpora by name: from a recipe's `data` to the clips of each split, with what was left out said."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,27 @@ from distill.data.published import ON_THE_HUB, read_common_voice, read_voxceleb1
 from distill.data.splits import SPLITS, complete, named, set_apart
 from distill.data.trials import Trials, demand_clips, demand_speakers, read_trials
 from distill.features import SAMPLE_RATE
+from distill.limits import RecipeError
 from distill.protocol import DATA
-from distill.recipe import Data, Recipe, speaking_of
+from distill.recipe import Data, Recipe
 
 Say = Callable[[str], None]
+
+
+@contextmanager
+def speaking_of(corpus: str) -> Iterator[None]:
+    """What goes wrong within, told of a corpus by its name: of a further one's keys where it names those of data.
+
+    Raises RecipeError instead of ValueError and OSError, unless the corpus is data itself.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if corpus == DATA:
+            raise
+        keys = "|".join(one.name for one in fields(Data))
+        words = re.sub(rf"\bdata\.(?=(?:{keys})\b)", f"corpora.{corpus}.", str(error))
+        raise RecipeError(f"corpora.{corpus}: {words}") from error
 
 
 def load_corpora(recipe: Recipe, tasks: Sequence[str], say: Say = print) -> dict[str, dict[str, Clips]]:
