@@ -41,6 +41,7 @@ def start(config_file: Path, *, accumulation: int = 1, clip: float = 0.0, logs: 
     adopt(config_file)
     join()
     use_cores()
+    torch.backends.cudnn.deterministic = True  # or an interrupted run could not go on to the same bits
     AcceleratorState._reset_state()  # a state takes one DeepSpeed plugin for good, and ours differ by stage
     GradientState._reset_state()
     with redirect_stdout(StringIO()):  # DeepSpeed prints

@@ -120,7 +120,7 @@ def test_zero_collects_gradients_and_flattens_a_share_of_them(zero, processes, c
 
 
 def test_only_the_largest_of_what_comes_one_after_the_other_counts():
-    load_ = Load(clips=2, seconds=1.0, pairs=2, zero=2, processes=1)
+    load_ = Load(clips=2, seconds=1.0, pairs=2, zero=2, processes=1, shares=1)
     with FakeTensorMode():
         heard, student = (
             listener(name, build_upstream(name, "", f"random:{ROOT}/teachers/mini/{name}"), torch.float32)
@@ -262,15 +262,15 @@ def test_gradients_of_weights_are_no_part_of_a_pass():
 
 
 def test_the_plan_adds_up_and_halves_what_is_bfloat16():
-    load_ = Load(clips=1, seconds=1.0, pairs=1, zero=0, processes=1)
+    load_ = Load(clips=1, seconds=1.0, pairs=1, zero=0, processes=1, shares=1)
     loss = planning.LOSSES["mse"]
     found = {}
     for half, dtype in ((False, torch.float32), (True, torch.bfloat16)):
         parts = planning.memory([doubling(dtype)], doubling(), 7, load_, loss, half=half)
-        weights, student, heard, learned, most = parts.values()
+        weights, student, copy, heard, learned, stepped, most = parts.values()
         found[half] = weights
         assert student == 16 * (1_000_000 + 1001 * 1000)  # the student and one head to the target's width
-        assert most == weights + student + max(heard, learned)
+        assert most == weights + student + copy + max(heard, learned, stepped)
     assert found == {False: 4e6 + 28, True: 2e6 + 28}, "the fusion stays float32"
 
 

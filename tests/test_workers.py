@@ -30,6 +30,7 @@ def batches(clips: Clips, start: int = 0) -> Batches:
     return Batches(clips, counts, batch_seconds=2.0, seed=0, start=start, steps=8, passes=2, process=0, processes=1)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 @pytest.mark.parametrize("start", [0, 5])
 def test_workers_change_no_bit_and_no_order(clips, start):
     alone, together = (list(in_order(batches(clips, start), workers)) for workers in (0, 2))
