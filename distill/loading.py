@@ -11,9 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ValidationError
 
 from distill.data.corpora import speaking_of
+from distill.data.settings import CORPORA, Data
 from distill.family import Family
 from distill.limits import RecipeError, listed, nearest
-from distill.recipe import CORPORA, STAGES, Data, Recipe
+from distill.recipe import STAGES, Recipe
 from distill.upstreams import ROWS, resolve
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"

@@ -11,8 +11,8 @@ import soundfile
 
 from distill.data.clips import Clips
 from distill.data.corpora import load_splits
+from distill.data.settings import Data, Folder
 from distill.features import SAMPLE_RATE
-from distill.recipe import Data, Folder
 
 
 def noise(samples: int, channels: int = 1, seed: int = 0) -> np.ndarray:

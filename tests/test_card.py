@@ -9,7 +9,8 @@ import pytest
 import yaml
 from hub_server import complaints
 
-from distill.recipe import Data, Recipe, Teacher
+from distill.data.settings import Data
+from distill.recipe import Recipe, Teacher
 from students.card import Facts, finetuned_card, student_card
 from teachers.licences import LICENCES, STRICTER, licence, strictest
 

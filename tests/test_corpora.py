@@ -13,8 +13,9 @@ from sounds import load, metadata, settings, sound, talkers
 
 from distill.data.columns import of_files
 from distill.data.corpora import load_splits
+from distill.data.settings import Data, Folder
 from distill.data.splits import SPLITS
-from distill.recipe import Data, Folder, RecipeError
+from distill.recipe import RecipeError
 from distill.tasks import demand_labels
 
 pytestmark = pytest.mark.usefixtures("own_cache")

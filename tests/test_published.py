@@ -14,8 +14,8 @@ from distill.data.corpora import load_splits
 from distill.data.hub import Hub, explained, open_hub
 from distill.data.ml_superb import FEW_SHOT, MONOLINGUAL, nine_languages
 from distill.data.published import ON_THE_HUB
+from distill.data.settings import CORPORA, Data, Folder
 from distill.data.splits import SPLITS
-from distill.recipe import CORPORA, Data, Folder
 from distill.tasks import demand_labels
 
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from reports import ROWS, TASKS, Page, analysis, evaluation, facts_of, markdown_tables, run_folder, untraced
 
-from distill.recipe import Data, Recipe, RecipeError, Report, Teacher
+from distill.data.settings import Data
+from distill.recipe import Recipe, RecipeError, Report, Teacher
 from distill.report import write_comparison, write_report
 from distill.run import Run, newer
 

@@ -14,15 +14,17 @@ from distill.data.columns import COLUMNS, Corpus, Row, of_datasets, of_files
 from distill.data.folder import read_folder
 from distill.data.hub import open_hub
 from distill.data.iemocap import read_iemocap
+from distill.data.lists import pronounced, split_by
 from distill.data.manifest import Manifest, demand_few_bad, read_manifest
 from distill.data.ml_superb import read_ml_superb
 from distill.data.published import ON_THE_HUB, read_common_voice, read_voxceleb1
+from distill.data.settings import Data
 from distill.data.splits import SPLITS, complete, named, set_apart
 from distill.data.trials import Trials, demand_clips, demand_speakers, read_trials
 from distill.features import SAMPLE_RATE
 from distill.limits import RecipeError
 from distill.protocol import DATA
-from distill.recipe import Data, Recipe
+from distill.recipe import Recipe
 
 Say = Callable[[str], None]
 
@@ -63,7 +65,7 @@ def load_splits(data: Data, say: Say = print) -> dict[str, Clips]:
         clips = Clips(recognised(spoken(data), data.languages or ["en"]).dataset())
         return {split: clips.split(split) for split in SPLITS}
     corpus = from_hub(data, say) if data.corpus in ("hub", *ON_THE_HUB) else local_copy(data)
-    corpus = recognised(corpus, data.languages)
+    corpus = listed(recognised(corpus, data.languages), data, say)
     manifest = read_manifest(corpus, mono=data.mono, check=data.check)
     demand_few_bad(manifest, data.bad_share, say)
     reasons = unusable(manifest, data, say)
@@ -106,6 +108,13 @@ def rows_of(folder: Path, data: Data) -> list[Row]:
         return read_ml_superb(folder, data.hours, data.set)
     read = {"folder": read_folder, "voxceleb1": read_voxceleb1, "common-voice": read_common_voice}
     return read[data.corpus](folder)
+
+
+def listed(corpus: Corpus, data: Data, say: Say) -> Corpus:
+    """The corpus with what lists say of it: splits, pronunciations."""
+    if data.split_list:
+        corpus = split_by(corpus, Path(data.split_list).expanduser(), say)
+    return pronounced(corpus, Path(data.lexicon).expanduser(), say) if data.lexicon else corpus
 
 
 def recognised(corpus: Corpus, languages: Sequence[str]) -> Corpus:

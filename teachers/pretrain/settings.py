@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distill.recipe import Data
+from distill.data.settings import Data
 
 SHIPPED = Path(__file__).parents[1] / "mini"
 
