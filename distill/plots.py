@@ -14,9 +14,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.transforms import Bbox, TransformedBbox
 
 WIDTH = 4.1  # inches; 394 px of a screen
+POINT = 100 / 72  # pixels, at the resolution in which text is measured
+SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))  # of a point, the best first
 INK, FAINT, RULE = "#222222", "#767676", "#dddddd"
 ROW_COLOURS = {"student": "#d55e00", "teacher": "#0072b2", "untrained": "#999999", "log-mel": "#999999"}
 OTHERS = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # for upstreams and further students, in their order
@@ -93,33 +97,57 @@ def pareto(points: Mapping[str, tuple[float, float, Sequence[float] | None]], co
     axes.set_xlabel(cost)
     axes.set_title("mean score, % (error rates as 100 minus)", color=FAINT)
     axes.grid(axis="y", color=RULE, linewidth=0.5)
-    right = np.median([price for price, _, _ in points.values()])
-    for left_side in (False, True):
-        chosen = {n: p for n, p in points.items() if (p[0] > right) == left_side}
-        marks = [(price, score, name, shades[name]) for name, (price, score, _) in chosen.items()]
-        _label(axes, marks, made.get_figheight(), left_side=left_side)
+    _beside(axes, [(price, score, name, shades[name]) for name, (price, score, _) in points.items()])
     return made
 
 
-def _label(
-    axes: Axes, marks: Sequence[tuple[float, float, str, Any]], height: float, *, left_side: bool = False
-) -> None:
-    """Names beside points, (x, y, name, colour), moved apart where they would meet; height: inches of the figure."""
+def _beside(axes: Axes, marks: Sequence[tuple[float, float, str, Any]]) -> None:
+    """Names of points, (x, y, name, colour), each on the side where it covers least of the points and other names."""
+    made = axes.figure
+    made.draw_without_rendering()  # lays out: what is measured below is what will be drawn
+    dots = axes.transData.transform([(x, y) for x, y, *_ in marks])
+    taken = [Bbox.from_bounds(x - 5 * POINT, y - 5 * POINT, 10 * POINT, 10 * POINT) for x, y in dots]
+    for x, y, name, colour in sorted(marks, key=lambda mark: -mark[1]):
+        tried = [_named(axes, x, y, name, colour, side) for side in SIDES]
+        boxes = [one.get_window_extent() for one in tried]
+        covered = [sum(_shared(box, other) for other in taken) - _shared(box, made.bbox) for box in boxes]
+        best = int(np.argmin(covered))
+        taken.append(boxes[best])
+        for number, one in enumerate(tried):
+            if number != best:
+                one.remove()
+
+
+def _shared(one: Bbox, other: Bbox | TransformedBbox) -> float:
+    """The area of two boxes that is of both."""
+    both = Bbox.intersection(one, other)
+    return 0.0 if both is None else both.width * both.height
+
+
+def _named(axes: Axes, x: float, y: float, name: str, colour: Any, side: tuple[int, int]) -> Annotation:
+    """A name on a side of its point, (1, 0) for the right."""
+    across = {1: "left", 0: "center", -1: "right"}
+    along = {1: "bottom", 0: "center", -1: "top"}
+    return axes.annotate(
+        name,
+        (x, y),
+        xytext=(8 * side[0], 7 * side[1]),
+        textcoords="offset points",
+        ha=across[side[0]],
+        va=along[side[1]],
+        color=colour,
+        annotation_clip=False,
+        path_effects=[withStroke(linewidth=3, foreground="white")],
+    )
+
+
+def _label(axes: Axes, marks: Sequence[tuple[float, float, str, Any]], height: float) -> None:
+    """Names right of points, (x, y, name, colour), moved apart where they would meet; height: inches of the figure."""
     low, high = axes.get_ylim()
     line = 11 / 72 / (0.75 * height) * (high - low)  # of text, in data units; the layout is not made yet
     marks = sorted(marks, key=lambda mark: mark[1])
     for (x, _, name, colour), y in zip(marks, spread([mark[1] for mark in marks], line), strict=True):
-        axes.annotate(
-            name,
-            (x, y),
-            xytext=(-8 if left_side else 8, 0),
-            textcoords="offset points",
-            ha="right" if left_side else "left",
-            va="center",
-            color=colour,
-            annotation_clip=False,
-            path_effects=[withStroke(linewidth=3, foreground="white")],
-        )
+        _named(axes, x, y, name, colour, (1, 0))
 
 
 def spread(places: Sequence[float], apart: float) -> list[float]:

@@ -1,5 +1,6 @@
 """Figures: nothing overlaps, nothing is hidden, nothing needs a display."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,20 @@ def test_names_are_moved_apart_as_little_as_can_be():
     moved = plots.spread(sorted(np.random.default_rng(0).uniform(0, 10, 12)), 0.7)
     assert np.diff(moved).min() >= 0.7 - 1e-9
     assert plots.spread([], 1.0) == []
+
+
+def test_names_of_points_cover_neither_points_nor_each_other():
+    places = {"student": (0.6, 64.2), "whisper": (1.38, 65.1), "wavlm": (1.36, 64.8), "teacher": (2.8, 66.9)}
+    with plots.style():
+        made = plots.pareto({name: (x, y, None) for name, (x, y) in places.items()}, "parameters", log=False)
+        made.draw_without_rendering()
+    (axes,) = made.axes
+    boxes = {name.get_text(): name.get_window_extent() for name in axes.texts}
+    dots = axes.transData.transform(list(places.values()))
+    assert set(boxes) == set(places)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes.values(), 2))
+    assert not any(box.contains(*dot) for box in boxes.values() for dot in dots)
+    assert all(made.bbox.containsx(box.x0) and made.bbox.containsx(box.x1) for box in boxes.values())
 
 
 def test_of_many_groups_the_extremes_are_shown():
