@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-from matplotlib.transforms import Bbox, TransformedBbox
+from matplotlib.transforms import Bbox, BboxBase
 
 WIDTH = 4.1  # inches; 394 px of a screen
 POINT = 100 / 72  # pixels, at the resolution in which text is measured
@@ -97,13 +97,12 @@ def pareto(points: Mapping[str, tuple[float, float, Sequence[float] | None]], co
     axes.set_xlabel(cost)
     axes.set_title("mean score, % (error rates as 100 minus)", color=FAINT)
     axes.grid(axis="y", color=RULE, linewidth=0.5)
-    _beside(axes, [(price, score, name, shades[name]) for name, (price, score, _) in points.items()])
+    _beside(made, axes, [(price, score, name, shades[name]) for name, (price, score, _) in points.items()])
     return made
 
 
-def _beside(axes: Axes, marks: Sequence[tuple[float, float, str, Any]]) -> None:
+def _beside(made: Figure, axes: Axes, marks: Sequence[tuple[float, float, str, Any]]) -> None:
     """Names of points, (x, y, name, colour), each on the side where it covers least of the points and other names."""
-    made = axes.figure
     made.draw_without_rendering()  # lays out: what is measured below is what will be drawn
     dots = axes.transData.transform([(x, y) for x, y, *_ in marks])
     taken = [Bbox.from_bounds(x - 5 * POINT, y - 5 * POINT, 10 * POINT, 10 * POINT) for x, y in dots]
@@ -118,7 +117,7 @@ def _beside(axes: Axes, marks: Sequence[tuple[float, float, str, Any]]) -> None:
                 one.remove()
 
 
-def _shared(one: Bbox, other: Bbox | TransformedBbox) -> float:
+def _shared(one: BboxBase, other: BboxBase) -> float:
     """The area of two boxes that is of both."""
     both = Bbox.intersection(one, other)
     return 0.0 if both is None else both.width * both.height
