@@ -65,7 +65,7 @@ def step(task: str, clips: Clips, cache, settings) -> float:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     recipe = read_saved(folder / "recipe.yaml")
-    whole = load_splits(recipe.data.corpus, recipe.data.embedded)["train"]
+    whole = load_splits(recipe.data)["train"]
     clips = whole.select(draw(np.arange(len(whole)), CLIPS).tolist())
     teacher = build_teacher(recipe.teacher, recipe.seed)
     teacher.load(folder / "teacher")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
+import datasets
 import pytest
 import spoken
 import torch
@@ -12,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from miniature import Miniature, write_upstreams
 from small_checkpoints import KINDS, save, whisper_config
+from sounds import shards
 from torch import Tensor, nn
 from toy import PLAN, Toy
 from transformers import (
@@ -25,9 +27,11 @@ from transformers import (
 from distill.data.clips import Clips
 from distill.family import Options
 from distill.features import Encoder
+from distill.frozen import Frozen
 from distill.harder import Masking
 from distill.logmel import LogMel
 from distill.loop import Plan, optimizer, train
+from distill.teacher import FusedTeacher
 from distill.waveform import StockModel, Waveform
 from students import build_student
 from teachers import build_upstream
@@ -193,6 +197,33 @@ def launched(miniature, tmp_path_factory) -> tuple[Path, str]:
 def splits() -> dict[str, Clips]:
     """Clips whose labels can be heard, in three splits."""
     return {"train": spoken.speak(60, 0), "validation": spoken.speak(30, 1), "test": spoken.speak(36, 2)}
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path_factory) -> None:
+    """`datasets` without a network, and with a cache of this test's own."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hf"))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture(scope="session")
+def four(tmp_path_factory) -> Path:
+    """Four parquet files of ten clips."""
+    return shards(tmp_path_factory.mktemp("four"), 4, 10)
+
+
+@pytest.fixture
+def pair(build_model, build_whisper) -> Callable[[str], FusedTeacher]:
+    """A random WavLM, whose front end has this norm, and a random Whisper, fused."""
+
+    def build(norm: str) -> FusedTeacher:
+        upstreams = {
+            "wavlm": Frozen(Waveform(build_model("wavlm", norm=norm), normalize=True)),
+            "whisper": Frozen(WhisperEncoder(build_whisper())),
+        }
+        return FusedTeacher(upstreams, "sum", 0, "hconv", 0)
+
+    return build
 
 
 @pytest.fixture

@@ -26,8 +26,6 @@ from distill.protocol import Evaluate
 from distill.recipe import Distill
 from distill.targets import Supervision, memory, online
 from distill.teacher import FusedTeacher
-from distill.waveform import Waveform
-from teachers.whisper import WhisperEncoder
 
 CPU = torch.device("cpu")
 SETTINGS = Distill(layers=2, interface_weight=1.0)
@@ -60,14 +58,11 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def teacher(build_model, build_whisper, clock) -> FusedTeacher:
-    upstreams = {
-        "wavlm": Frozen(Waveform(build_model("wavlm", norm="layer"), normalize=True)),
-        "whisper": Frozen(WhisperEncoder(build_whisper())),
-    }
-    for name, upstream in upstreams.items():
+def teacher(pair, clock) -> FusedTeacher:
+    made = pair("layer")
+    for name, upstream in made.upstreams.items():
         clock.watch(name, upstream)
-    return FusedTeacher(upstreams, "sum", 0, "hconv", seed=0)
+    return made
 
 
 def demand_whole(steps: dict, parts: set[str]) -> None:

@@ -9,7 +9,6 @@ from distill.data.batches import Batch, deal
 from distill.data.clips import pad
 from distill.distillation import Distillation, build, restored, sources, supervise
 from distill.fit import Fit, Fitting, Labels
-from distill.frozen import Frozen
 from distill.posteriors import posteriors
 from distill.recipe import Distill
 from distill.targets import memory, online
@@ -18,16 +17,9 @@ from distill.teacher import FusedTeacher
 
 
 @pytest.fixture
-def teacher(build_model, build_whisper) -> FusedTeacher:
+def teacher(pair) -> FusedTeacher:
     """A random WavLM and a random Whisper, fused."""
-    from distill.waveform import Waveform
-    from teachers.whisper import WhisperEncoder
-
-    upstreams = {
-        "wavlm": Frozen(Waveform(build_model("wavlm", norm="layer"), normalize=True)),
-        "whisper": Frozen(WhisperEncoder(build_whisper())),
-    }
-    return FusedTeacher(upstreams, "sum", 0, "hconv", 0)
+    return pair("layer")
 
 
 def dealt(objective, model: nn.Module, rows: np.ndarray, parts: int) -> tuple[float, Tensor, Tensor]:

@@ -26,7 +26,6 @@ from distill.packing import Float16
 from distill.targets import Supervision, cached, codes, identity, memory, online
 from distill.teacher import FusedTeacher
 from distill.waveform import Waveform
-from teachers.whisper import WhisperEncoder
 
 CPU, SECONDS = torch.device("cpu"), 5.0
 
@@ -48,12 +47,9 @@ def clips() -> Clips:
 
 
 @pytest.fixture
-def teacher(build_model, build_whisper) -> FusedTeacher:
-    upstreams = {
-        "wavlm": Frozen(Waveform(build_model("wavlm", norm="group"), normalize=True)),
-        "whisper": Frozen(WhisperEncoder(build_whisper())),
-    }
-    return FusedTeacher(upstreams, "sum", 0, "hconv", 0)
+def teacher(pair) -> FusedTeacher:
+    """A random WavLM and a random Whisper, fused."""
+    return pair("group")
 
 
 @pytest.fixture
