@@ -1,6 +1,6 @@
 """What kept features save: CPU time of a probe's step from the cache, and with the encoder hearing its batch.
 
-python benchmarks/cache.py runs/<name>
+python -m benchmarks.cache runs/<name>
 """
 
 import sys
