@@ -55,7 +55,7 @@ def test_the_training_split_of_the_same_recipe_is_heard_and_nothing_else(words, 
 
 def test_a_share_of_the_clips_is_heard_with_noise():
     quiet, loud = [np.zeros(1)] * 400, [np.ones(1)] * 400
-    data = Material(loud, quiet, None)  # type: ignore[arg-type]  # the clips are not asked
+    data = Material(loud, quiet, None, np.ones(400))  # type: ignore[arg-type]  # the clips are not asked
     rows, rng = np.arange(400), np.random.default_rng(0)
     assert [sum(clip[0] for clip in data.heard(rows, share, rng)) for share in (0.0, 1.0)] == [0, 400]
     assert 240 < sum(clip[0] for clip in data.heard(rows, 0.7, rng)) < 320

@@ -15,7 +15,7 @@ from torch.nn.functional import max_pool1d
 from distill.data.clips import Clips
 from distill.data.espeak import Espeak
 from distill.data.synthesis import speak
-from teachers.pretrain.clusters import HOP, mel_frames, phonetic
+from teachers.pretrain.clusters import HOP, clean_mel, phonetic
 
 VOICES = (("m3", 0.95), ("f4", 1.0), ("f4", 1.2))  # espeak's variant, factor on formants; the nearest is taken
 PAUSE = 4  # frames
@@ -52,9 +52,8 @@ def say(espeak: Espeak, text: str, language: str, variant: str, tract: float) ->
 
 
 def mel_of(audio: np.ndarray) -> Tensor:
-    """Log-mel of every frame, the first centred on sample 0: (N,) -> (T, 80)."""
-    audio_N = torch.from_numpy(audio / max(float(np.sqrt(np.mean(audio**2))), 1e-4) * 0.1).float()
-    return mel_frames(torch.nn.functional.pad(audio_N, (0, 4 * HOP)), -(-len(audio) // HOP))
+    """Log-mel of every frame of 20 ms, the last one begun: (N,) -> (T, 80)."""
+    return clean_mel(audio, -(-len(audio) // HOP))
 
 
 def align(audio: np.ndarray, readings: Sequence[Reading]) -> list[str]:

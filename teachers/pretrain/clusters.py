@@ -66,10 +66,19 @@ def prosody(audio_N: Tensor, mel_TD: Tensor) -> Tensor:
     return torch.cat([2 * level, 4 * spread, 2 * smooth(energy, 17), 20 * smooth(flux, 51), smooth(voiced, 17)], 1)
 
 
+def even(audio: np.ndarray) -> Tensor:
+    """The clip at one level: (N,)."""
+    return torch.from_numpy(audio / max(float(np.sqrt(np.mean(audio**2))), 1e-4) * 0.1).float()
+
+
+def clean_mel(audio: np.ndarray, frames: int) -> Tensor:
+    """Log-mel of a clip at one level: (frames, 80)."""
+    return mel_frames(torch.nn.functional.pad(even(audio), (0, 4 * HOP)), frames)
+
+
 def describe(audio: np.ndarray, frames: int) -> dict[str, Tensor]:
     """What each codebook clusters, for one clean clip: name -> (frames, features)."""
-    audio_N = torch.from_numpy(audio / max(float(np.sqrt(np.mean(audio**2))), 1e-4) * 0.1).float()
-    mel_TD = mel_frames(torch.nn.functional.pad(audio_N, (0, 4 * HOP)), frames)
+    audio_N, mel_TD = even(audio), clean_mel(audio, frames)
     loud = (mel_TD.mean(1) > mel_TD.mean(1).quantile(0.4)).float()[:, None]
     voice = smooth(mel_TD * loud, 101) / smooth(loud, 101).clamp(min=0.02)
     return {

@@ -6,6 +6,7 @@ from pathlib import Path
 from distill.data.settings import Data
 
 SHIPPED = Path(__file__).parents[1] / "mini"
+LESSONS = ("clusters", "known")
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,20 @@ class Pretrain:
     learning_rate: float = 2e-3
     english: int = 5000  # clips of the embedded corpus
     other: int = 450  # clips of each other language
+    lessons: str = "clusters"  # of the clean speech; or "known": phones, voices, styles, as the synthesizer knows them
+    masked: float = 0.4  # share of the frames that a waveform model does not hear, about
     noisy: float = 0.7  # share of the clips heard with noise; a waveform model's targets are always of the clean ones
     width: int = 160
     layers: int = 4
     spectrum: float = 2.0  # weight of the clean spectrum at the start
     threads: int = 1
     data: Data = field(default_factory=Data)  # of a corpus that is not the embedded one, the training split
+
+    def __post_init__(self):
+        if self.lessons not in LESSONS:
+            raise ValueError(f"unknown lessons={self.lessons}; there are {', '.join(LESSONS)}")
+        if self.lessons == "known" and (self.model != "wavlm" or self.data.corpus != "embedded"):
+            raise ValueError("lessons=known is for wavlm and the embedded corpus, of which all is known")
 
     def folder(self) -> Path:
         """Where the checkpoint is written; ValueError where recordings would go into a shipped one."""

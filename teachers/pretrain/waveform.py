@@ -1,18 +1,21 @@
-"""How the small WavLM and HuBERT learn: masked prediction of clusters, and of the spectrum as a start."""
+"""How the small WavLM and HuBERT learn: masked prediction of classes of frames, and of the spectrum as a start."""
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
 
 from distill.data.clips import pad
+from distill.features import frame_mask
 from distill.waveform import front_end_frames
 from teachers.checkpoint import open_checkpoint
-from teachers.pretrain.clusters import CODEBOOKS, clusters
-from teachers.pretrain.material import material
+from teachers.pretrain.answers import Answers
+from teachers.pretrain.clusters import CODEBOOKS
+from teachers.pretrain.lessons import Lessons, found, known
+from teachers.pretrain.material import Material, material
 from teachers.pretrain.settings import Pretrain
 from teachers.pretrain.training import save, train
 
@@ -87,17 +90,17 @@ def begin(settings: Pretrain) -> tuple[WavLMModel | HubertModel, Wav2Vec2Feature
 
 
 def pretrain_waveform(settings: Pretrain) -> None:
-    """WavLM or HuBERT; targets are clusters of the clean speech, the input is noisy and, for WavLM, mixed."""
+    """WavLM or HuBERT; targets are of the clean speech, the input is noisy and, for WavLM, mixed."""
     data = material(settings)
     model, extractor = begin(settings)
-    lengths = data.clips.samples
+    if settings.lessons == "known":
+        data = data.varied(settings.seed)
+    lengths = data.samples
     frames = front_end_frames(torch.from_numpy(lengths), model.config.conv_kernel, model.config.conv_stride).numpy()
     start = time.time()
-    labels = clusters(data.clean, list(frames), settings.seed)
-    print(f"clusters in {time.time() - start:.0f} s", flush=True)
-    books = list(CODEBOOKS) if settings.model == "wavlm" else ["phonetic", "voice"]
-    heads = nn.ModuleDict({name: nn.Linear(model.config.hidden_size, CODEBOOKS[name]) for name in books})
-    spectrum = nn.Linear(model.config.hidden_size, 80)
+    lessons = learned(settings, data, frames.tolist())
+    print(f"{', '.join([*lessons.frames, *lessons.clips])} in {time.time() - start:.0f} s", flush=True)
+    answers = Answers(model.config.hidden_size, lessons)
     rng = np.random.default_rng(settings.seed)
 
     def loss(chosen: np.ndarray, done: float) -> tuple[Tensor, dict]:
@@ -105,24 +108,52 @@ def pretrain_waveform(settings: Pretrain) -> None:
         if settings.model == "wavlm":
             audio_BN = mix(audio_BN, lengths_B, rng)
         frames_B = torch.from_numpy(frames[chosen])
-        hidden_BT = mask_spans(frames_B, rng)
-        valid_BT = torch.arange(hidden_BT.shape[1]) < frames_B[:, None]
-        mask_BN = torch.arange(audio_BN.shape[1]) < lengths_B[:, None]
-        out = model(normalise(audio_BN, lengths_B), attention_mask=mask_BN.long(), mask_time_indices=hidden_BT)
-        masked, seen, report = 0.0, 0.0, {}
-        for name, head in heads.items():
-            truth = np.concatenate([labels[name][i] for i in chosen])
-            truth = torch.from_numpy(truth).long()
-            logits = head(out.last_hidden_state[valid_BT])
-            each = cross_entropy(logits, truth, reduction="none")
-            inside = hidden_BT[valid_BT]
-            masked, seen = masked + each[inside].mean(), seen + each[~inside].mean()
-            report[name] = (logits.argmax(1) == truth)[inside].float().mean()
+        hidden_BT = mask_spans(frames_B, rng, settings.masked)
+        heard = hear(model, normalise(audio_BN, lengths_B), lengths_B, hidden_BT)
         # From nothing, clusters alone take long to shape the front end; the clean spectrum of each frame does not.
-        mel = torch.from_numpy(np.concatenate([labels["mel"][i] for i in chosen]))
-        report["mel"] = 4 * (spectrum(out.last_hidden_state[valid_BT]) - mel).abs().mean()
-        return 0.5 * masked + 0.5 * seen + max(1.2 - done, 0.0) * settings.spectrum * report["mel"], report
+        total, report = ask(answers, lessons, chosen, heard, frames_B, hidden_BT)
+        return total + max(1.2 - done, 0.0) * settings.spectrum * report["mel"], report
 
     model.train()
-    train(settings, nn.ModuleList([model, heads, spectrum]), lengths, loss)
+    train(settings, nn.ModuleList([model, answers]), lengths, loss)
     save(settings, model, extractor)
+
+
+def learned(settings: Pretrain, data: Material, frames: Sequence[int]) -> Lessons:
+    """The lessons that the settings name."""
+    if settings.lessons == "known":
+        return known(data, frames)
+    return found(data, frames, list(CODEBOOKS) if settings.model == "wavlm" else ["phonetic", "voice"], settings.seed)
+
+
+def hear(
+    model: WavLMModel | HubertModel, audio_BN: Tensor, lengths_B: Tensor, hidden_BT: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The middle layer, and the last one with the norm that comes after it: (B, T, D) each."""
+    mask_BN = frame_mask(lengths_B, audio_BN.shape[1])
+    out = model(audio_BN, attention_mask=mask_BN.long(), mask_time_indices=hidden_BT, output_hidden_states=True)
+    return out.hidden_states[len(out.hidden_states) // 2], out.last_hidden_state
+
+
+def ask(
+    answers: Answers,
+    lessons: Lessons,
+    chosen: np.ndarray,
+    heard: tuple[Tensor, Tensor],
+    frames_B: Tensor,
+    hidden_BT: Tensor,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of all lessons but the spectrum, and what of each was told right; `mel` is the spectrum's loss."""
+    valid_BT = frame_mask(frames_B, hidden_BT.shape[1])
+    middle_BTD, last_FD, hidden_F = heard[0], heard[1][valid_BT], hidden_BT[valid_BT]
+    total, report = torch.zeros(()), {}
+    for name, labels in lessons.frames.items():
+        wanted_F = torch.from_numpy(np.concatenate([labels[clip] for clip in chosen])).long()
+        part, report[name] = answers.of_frames(name, last_FD, wanted_F, hidden_F)
+        total = total + part
+    for name, labels in lessons.clips.items():
+        part, report[name] = answers.of_clips(name, middle_BTD, frames_B, torch.from_numpy(labels[chosen]))
+        total = total + 0.5 * part
+    mel_FM = torch.from_numpy(np.concatenate([lessons.mel[clip] for clip in chosen]))
+    report["mel"] = 4 * (answers.spectrum(last_FD) - mel_FM).abs().mean()
+    return total, report

@@ -1,6 +1,5 @@
 """How the small Whisper learns: to name the language and to transcribe; then, from recordings, to recognise."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +16,7 @@ from distill.tasks.asr import Asr
 from teachers.checkpoint import open_checkpoint
 from teachers.pretrain.alignment import phones_of
 from teachers.pretrain.clusters import HOP
+from teachers.pretrain.lessons import ranked
 from teachers.pretrain.material import Material, material
 from teachers.pretrain.settings import Pretrain
 from teachers.pretrain.training import save, train
@@ -53,9 +53,7 @@ def known_phones(clips: Clips) -> list[list[str]]:
 
 def numbered(phones: Sequence[Sequence[str]]) -> list[Tensor]:
     """Phones by how common they are, -100 for rare ones: one (T,) tensor per clip."""
-    common = Counter(phone for clip in phones for phone in clip).most_common(PHONES)
-    number = {phone: index for index, (phone, _) in enumerate(common)}
-    return [torch.tensor([number.get(phone, -100) for phone in clip]) for clip in phones]
+    return [torch.from_numpy(clip) for clip in ranked(phones, PHONES)]
 
 
 def phone_loss(scores_BTC: Tensor, phones: Sequence[Tensor]) -> Tensor:

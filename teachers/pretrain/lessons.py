@@ -1,0 +1,66 @@
+"""What a waveform model is asked: the class of every frame, and of whole clips where those are known."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from distill.features import SAMPLE_RATE
+from teachers.pretrain.clusters import CODEBOOKS, HOP, clean_mel, clusters
+from teachers.pretrain.material import Material
+
+CENTRE = 195  # samples to the first frame's
+PHONES = 120  # classes, by frequency
+NONE = -100  # no class
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """The classes by name, and the spectrum that the start is made with."""
+
+    frames: Mapping[str, list[np.ndarray]]  # one (T,) array for each clip, NONE where there is no class
+    clips: Mapping[str, np.ndarray]  # (clips,)
+    sizes: Mapping[str, int]  # how many classes there are at most
+    mel: list[np.ndarray]  # of the clean speech, (T, 80)
+
+
+def found(data: Material, frames: Sequence[int], books: Sequence[str], seed: int) -> Lessons:
+    """Clusters of the clean speech, as self-supervised learning finds them."""
+    labels = clusters(data.clean, list(frames), seed)
+    return Lessons({name: labels[name] for name in books}, {}, CODEBOOKS, labels["mel"])
+
+
+def known(data: Material, frames: Sequence[int]) -> Lessons:
+    """Phones, voices and styles of the embedded corpus, which its synthesizer knows.
+
+    A voice with another vocal tract is another voice, as it is in the corpus.
+    """
+    names = [f"{name}*{tract}" for name, tract in zip(data.clips.column("speaker"), data.tracts, strict=True)]
+    told = {"voice": numbers(names), "style": numbers(data.clips.column("style"))}
+    mel = [clean_mel(clip, count).numpy() for clip, count in zip(data.clean, frames, strict=True)]
+    sizes = {"phone": PHONES} | {name: int(classes.max()) + 1 for name, classes in told.items()}
+    return Lessons({"phone": phones(data, frames)}, told, sizes, mel)
+
+
+def phones(data: Material, frames: Sequence[int]) -> list[np.ndarray]:
+    """The phone spoken at every frame, by how common it is: one (T,) array for each clip."""
+    rows = zip(data.clips.dataset["phones"], data.clips.dataset["phone_starts"], data.tracts, frames, strict=True)
+    spoken = []
+    for names, starts, tract, count in rows:
+        centres = (CENTRE + HOP * np.arange(count)) / SAMPLE_RATE
+        at = np.searchsorted(np.asarray(starts) / tract, centres, side="right") - 1
+        spoken.append([names[index].strip("',") if index >= 0 else "" for index in at])
+    return ranked(spoken, PHONES)
+
+
+def ranked(labels: Sequence[Sequence[str]], most: int) -> list[np.ndarray]:
+    """Labels by how common they are, NONE for those beyond `most`: one (T,) array for each clip."""
+    common = Counter(label for clip in labels for label in clip).most_common(most)
+    number = {label: index for index, (label, _) in enumerate(common)}
+    return [np.asarray([number.get(label, NONE) for label in clip], dtype=np.int64) for clip in labels]
+
+
+def numbers(labels: Sequence[str]) -> np.ndarray:
+    """Labels by their place in the alphabet."""
+    return np.unique(np.asarray(labels), return_inverse=True)[1]
