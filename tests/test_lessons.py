@@ -1,34 +1,36 @@
 """What small waveform models are asked: classes of frames and of clips, from clips whose phones are known."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
+from spoken import make_clips
 
 from distill.features import SAMPLE_RATE
 from teachers import build_upstream
 from teachers.pretrain.__main__ import main
 from teachers.pretrain.answers import SCALE, Answers, Pooled, Voices
-from teachers.pretrain.lessons import CENTRE, NONE, PHONES, Lessons, known, ranked
+from teachers.pretrain.lessons import CENTRE, NONE, PHONES, Lessons, Said, known, ranked, spoken
 from teachers.pretrain.material import TRACTS, Material, spoken_by
 
 PHONE = ["m", "a", "'m", "i"]
 STARTS = [0.1, 0.3, 0.5, 0.8]  # seconds
 
 
-def spoken(tracts: list[float]) -> Material:
+def spoken_by_two(tracts: list[float]) -> Material:
     """Clips of one sentence by two speakers in turn, one style each; a second long before their tracts."""
     clips = len(tracts)
     audio = [np.random.default_rng(0).standard_normal(SAMPLE_RATE).astype(np.float32)] * clips
-    columns = {"speaker": ["bo", "al"] * clips, "style": ["flat", "calm"] * clips}
-    dataset = {"phones": [PHONE] * clips, "phone_starts": [STARTS] * clips}
-    heard = SimpleNamespace(dataset=dataset, column=lambda name: columns[name][:clips])
-    return Material(audio, audio, heard, np.array(tracts))  # type: ignore[arg-type]  # as much of Clips as is asked
+    labels = {"speaker": (["bo", "al"] * clips)[:clips], "style": (["flat", "calm"] * clips)[:clips]}
+    heard = make_clips(**labels, phones=[PHONE] * clips, phone_starts=[STARTS] * clips)
+    return Material(audio, audio, heard, np.array(tracts))
+
+
+def lessons_of(data: Material, frames: list[int]) -> Lessons:
+    return known(data, spoken(data.clips), frames)
 
 
 def test_phones_are_those_at_each_frames_centre_and_move_with_the_tempo():
-    lessons = known(spoken([1.0, 1.25]), [49, 39])
+    lessons = lessons_of(spoken_by_two([1.0, 1.25]), [49, 39])
     plain, fast = lessons.frames["phone"]
     centres = [(CENTRE + 320 * frame) / SAMPLE_RATE for frame in range(49)]
     names = ["".join(phone for start, phone in zip(STARTS, PHONE, strict=True) if start <= at)[-1:] for at in centres]
@@ -40,10 +42,21 @@ def test_phones_are_those_at_each_frames_centre_and_move_with_the_tempo():
 
 
 def test_a_voice_with_another_tract_is_another_voice():
-    lessons = known(spoken([1.0, 1.0, 1.16, 1.0, 1.0]), [40] * 5)
+    lessons = lessons_of(spoken_by_two([1.0, 1.0, 1.16, 1.0, 1.0]), [40] * 5)
     voice, style = lessons.clips["voice"], lessons.clips["style"]
     assert voice[0] == voice[4] and voice[1] == voice[3] and len(set(voice)) == 3 == lessons.sizes["voice"]
     assert style.tolist() == [1, 0, 1, 0, 1] and lessons.sizes["style"] == 2 and lessons.sizes["phone"] == PHONES
+
+
+def test_a_phone_lasts_until_the_next_one():
+    assert Said(["a", "b"], np.array([0.1, 0.3])).at(np.array([0.05, 0.1, 0.29, 0.3, 9.0])) == ["", "a", "a", "b", "b"]
+
+
+def test_what_clips_do_not_tell_is_not_asked():
+    audio = [np.ones(SAMPLE_RATE, np.float32)] * 2
+    clips = make_clips(speaker=["bo", "al"], style=["flat", ""], phones=[PHONE] * 2, phone_starts=[STARTS] * 2)
+    lessons = lessons_of(Material(audio, audio, clips, np.ones(2)), [40] * 2)
+    assert list(lessons.clips) == ["voice"] and list(lessons.frames) == ["phone"]
 
 
 def test_the_most_common_labels_have_numbers():
@@ -60,7 +73,7 @@ def test_a_shorter_tract_raises_all_frequencies_and_the_tempo_alike():
 
 
 def test_tracts_are_drawn_by_the_seed_for_noisy_and_clean_alike():
-    data = spoken([1.0] * 60)
+    data = spoken_by_two([1.0] * 60)
     varied, again, other = data.varied(1), data.varied(1), data.varied(2)
     assert np.array_equal(varied.tracts, again.tracts) and not np.array_equal(varied.tracts, other.tracts)
     assert set(varied.tracts) == set(TRACTS)
@@ -112,8 +125,7 @@ def test_a_small_wavlm_learns_what_the_synthesizer_knows(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["hubert", "lessons=known"], "lessons=known is for wavlm and the embedded corpus"),
-        (["wavlm", "lessons=known", "data.corpus=folder", "out=x"], "lessons=known is for wavlm"),
+        (["whisper", "lessons=known"], "lessons=known is for wavlm and hubert"),
         (["wavlm", "lessons=all"], "unknown lessons=all; there are clusters, known"),
     ],
 )

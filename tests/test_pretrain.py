@@ -31,10 +31,16 @@ def words(tmp_path) -> list[str]:
 
 
 @pytest.mark.filterwarnings("ignore:Support for mismatched:UserWarning")  # transformers' WavLM with padded clips
-@pytest.mark.parametrize("family", ["wavlm", "whisper"])
-def test_a_checkpoint_goes_on_with_recordings_and_is_an_upstream_again(words, family, miniature: Miniature, tmp_path):
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [("wavlm", []), ("wavlm", ["lessons=known"]), ("whisper", [])],
+    ids=["found", "known", "whisper"],
+)
+def test_a_checkpoint_goes_on_with_recordings_and_is_an_upstream_again(
+    words, family, more, miniature: Miniature, tmp_path
+):
     start = miniature.folder / family
-    main([family, f"start={start}", *SHORT, *words])
+    main([family, f"start={start}", *SHORT, *more, *words])
     before, after = (build_upstream(family, "", str(folder)).encoder for folder in (start, tmp_path / "made"))
     changed = [bool((one != other).any()) for one, other in zip(before.parameters(), after.parameters(), strict=True)]
     assert sum(changed) > len(changed) / 2, "it has learned"

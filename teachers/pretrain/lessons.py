@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from distill.data.clips import Clips
 from distill.features import SAMPLE_RATE
 from teachers.pretrain.clusters import CODEBOOKS, HOP, clean_mel, clusters
 from teachers.pretrain.material import Material
@@ -13,6 +14,19 @@ from teachers.pretrain.material import Material
 CENTRE = 195  # samples to the first frame's
 PHONES = 120  # classes, by frequency
 NONE = -100  # no class
+
+
+@dataclass(frozen=True)
+class Said:
+    """The phones of a clip."""
+
+    phones: list[str]
+    starts: np.ndarray  # seconds
+
+    def at(self, seconds: np.ndarray) -> list[str]:
+        """The phone at each of these times, "" before the first."""
+        index = np.searchsorted(self.starts, seconds, side="right") - 1
+        return [self.phones[i] if i >= 0 else "" for i in index]
 
 
 @dataclass(frozen=True)
@@ -31,27 +45,40 @@ def found(data: Material, frames: Sequence[int], books: Sequence[str], seed: int
     return Lessons({name: labels[name] for name in books}, {}, CODEBOOKS, labels["mel"])
 
 
-def known(data: Material, frames: Sequence[int]) -> Lessons:
-    """Phones, voices and styles of the embedded corpus, which its synthesizer knows.
+def known(data: Material, said: Sequence[Said], frames: Sequence[int]) -> Lessons:
+    """Phones, and voices and styles where every clip has one.
 
-    A voice with another vocal tract is another voice, as it is in the corpus.
+    A voice with another vocal tract is another voice, as it is in the embedded corpus.
     """
-    names = [f"{name}*{tract}" for name, tract in zip(data.clips.column("speaker"), data.tracts, strict=True)]
-    told = {"voice": numbers(names), "style": numbers(data.clips.column("style"))}
+    told = {}
+    if labelled(data.clips, "speaker"):
+        speakers = zip(data.clips.column("speaker"), data.tracts, strict=True)
+        told["voice"] = numbers([f"{speaker}*{tract}" for speaker, tract in speakers])
+    if labelled(data.clips, "style"):
+        told["style"] = numbers(data.clips.column("style"))
     mel = [clean_mel(clip, count).numpy() for clip, count in zip(data.clean, frames, strict=True)]
     sizes = {"phone": PHONES} | {name: int(classes.max()) + 1 for name, classes in told.items()}
-    return Lessons({"phone": phones(data, frames)}, told, sizes, mel)
+    return Lessons({"phone": phones(said, data.tracts, frames)}, told, sizes, mel)
 
 
-def phones(data: Material, frames: Sequence[int]) -> list[np.ndarray]:
-    """The phone spoken at every frame, by how common it is: one (T,) array for each clip."""
-    rows = zip(data.clips.dataset["phones"], data.clips.dataset["phone_starts"], data.tracts, frames, strict=True)
-    spoken = []
-    for names, starts, tract, count in rows:
-        centres = (CENTRE + HOP * np.arange(count)) / SAMPLE_RATE
-        at = np.searchsorted(np.asarray(starts) / tract, centres, side="right") - 1
-        spoken.append([names[index].strip("',") if index >= 0 else "" for index in at])
-    return ranked(spoken, PHONES)
+def labelled(clips: Clips, column: str) -> bool:
+    """Whether every clip has this label."""
+    return column in clips.dataset.column_names and all(clips.column(column))
+
+
+def spoken(clips: Clips) -> list[Said]:
+    """The phones of the embedded corpus."""
+    rows = zip(clips.dataset["phones"], clips.dataset["phone_starts"], strict=True)
+    return [Said([phone.strip("',") for phone in names], np.asarray(starts)) for names, starts in rows]
+
+
+def phones(said: Sequence[Said], tracts: np.ndarray, frames: Sequence[int]) -> list[np.ndarray]:
+    """The phone at every frame of clips played faster by `tracts`, by how common it is: one (T,) array for each."""
+    heard = [
+        one.at((CENTRE + HOP * np.arange(count)) / SAMPLE_RATE * tract)
+        for one, tract, count in zip(said, tracts, frames, strict=True)
+    ]
+    return ranked(heard, PHONES)
 
 
 def ranked(labels: Sequence[Sequence[str]], most: int) -> list[np.ndarray]:

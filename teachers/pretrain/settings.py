@@ -22,7 +22,7 @@ class Pretrain:
     learning_rate: float = 2e-3
     english: int = 5000  # clips of the embedded corpus
     other: int = 450  # clips of each other language
-    lessons: str = "clusters"  # of the clean speech; or "known": phones, voices, styles, as the synthesizer knows them
+    lessons: str = "clusters"  # found in clean speech; or "known": its phones, and voices and styles where labelled
     masked: float = 0.4  # share of the frames that a waveform model does not hear, about
     noisy: float = 0.7  # share of the clips heard with noise; a waveform model's targets are always of the clean ones
     width: int = 160
@@ -34,8 +34,8 @@ class Pretrain:
     def __post_init__(self):
         if self.lessons not in LESSONS:
             raise ValueError(f"unknown lessons={self.lessons}; there are {', '.join(LESSONS)}")
-        if self.lessons == "known" and (self.model != "wavlm" or self.data.corpus != "embedded"):
-            raise ValueError("lessons=known is for wavlm and the embedded corpus, of which all is known")
+        if self.lessons == "known" and self.model == "whisper":
+            raise ValueError("lessons=known is for wavlm and hubert; whisper learns phones anyway")
 
     def folder(self) -> Path:
         """Where the checkpoint is written; ValueError where recordings would go into a shipped one."""

@@ -12,9 +12,10 @@ from distill.data.clips import pad
 from distill.features import frame_mask
 from distill.waveform import front_end_frames
 from teachers.checkpoint import open_checkpoint
+from teachers.pretrain.alignment import phones_of
 from teachers.pretrain.answers import Answers
 from teachers.pretrain.clusters import CODEBOOKS
-from teachers.pretrain.lessons import Lessons, found, known
+from teachers.pretrain.lessons import Lessons, Said, found, known, spoken
 from teachers.pretrain.material import Material, material
 from teachers.pretrain.settings import Pretrain
 from teachers.pretrain.training import save, train
@@ -93,12 +94,13 @@ def pretrain_waveform(settings: Pretrain) -> None:
     """WavLM or HuBERT; targets are of the clean speech, the input is noisy and, for WavLM, mixed."""
     data = material(settings)
     model, extractor = begin(settings)
-    if settings.lessons == "known":
+    said = phones_said(data) if settings.lessons == "known" else []
+    if said:
         data = data.varied(settings.seed)
     lengths = data.samples
     frames = front_end_frames(torch.from_numpy(lengths), model.config.conv_kernel, model.config.conv_stride).numpy()
     start = time.time()
-    lessons = learned(settings, data, frames.tolist())
+    lessons = known(data, said, frames.tolist()) if said else clustered(settings, data, frames.tolist())
     print(f"{', '.join([*lessons.frames, *lessons.clips])} in {time.time() - start:.0f} s", flush=True)
     answers = Answers(model.config.hidden_size, lessons)
     rng = np.random.default_rng(settings.seed)
@@ -119,11 +121,18 @@ def pretrain_waveform(settings: Pretrain) -> None:
     save(settings, model, extractor)
 
 
-def learned(settings: Pretrain, data: Material, frames: Sequence[int]) -> Lessons:
-    """The lessons that the settings name."""
-    if settings.lessons == "known":
-        return known(data, frames)
-    return found(data, frames, list(CODEBOOKS) if settings.model == "wavlm" else ["phonetic", "voice"], settings.seed)
+def phones_said(data: Material) -> list[Said]:
+    """As the synthesizer knows them, or as they are found in recordings."""
+    if "phones" in data.clips.dataset.column_names:
+        return spoken(data.clips)
+    aligned = phones_of(data.clips, data.clean)
+    return [Said(phones, np.arange(len(phones)) / 50 - 0.01) for phones in aligned]
+
+
+def clustered(settings: Pretrain, data: Material, frames: Sequence[int]) -> Lessons:
+    """Clusters of sounds and voices, for WavLM of prosody too."""
+    books = list(CODEBOOKS) if settings.model == "wavlm" else ["phonetic", "voice"]
+    return found(data, frames, books, settings.seed)
 
 
 def hear(

@@ -16,7 +16,7 @@ from distill.tasks.asr import Asr
 from teachers.checkpoint import open_checkpoint
 from teachers.pretrain.alignment import phones_of
 from teachers.pretrain.clusters import HOP
-from teachers.pretrain.lessons import ranked
+from teachers.pretrain.lessons import ranked, spoken
 from teachers.pretrain.material import Material, material
 from teachers.pretrain.settings import Pretrain
 from teachers.pretrain.training import save, train
@@ -42,13 +42,8 @@ def tokens(clips: Clips, symbols: dict[str, int]) -> list[list[int]]:
 
 def known_phones(clips: Clips) -> list[list[str]]:
     """The phone spoken at every encoder frame of the embedded corpus."""
-    result = []
-    rows = zip(clips.dataset["phones"], clips.dataset["phone_starts"], clips.samples, strict=True)
-    for phones, starts, samples in rows:
-        centres = np.arange(-(-samples // HOP)) / 50
-        at = np.searchsorted(np.asarray(starts), centres, side="right") - 1
-        result.append([phones[i].strip("',") if i >= 0 else "" for i in at])
-    return result
+    rows = zip(spoken(clips), clips.samples, strict=True)
+    return [said.at(np.arange(-(-samples // HOP)) / 50) for said, samples in rows]
 
 
 def numbered(phones: Sequence[Sequence[str]]) -> list[Tensor]:
