@@ -5,12 +5,14 @@ import pytest
 import torch
 from spoken import make_clips
 
+from distill.data.embedded import voices
 from distill.features import SAMPLE_RATE
 from teachers import build_upstream
 from teachers.pretrain.__main__ import main
 from teachers.pretrain.answers import SCALE, Answers, Pooled, Voices
 from teachers.pretrain.lessons import CENTRE, NONE, PHONES, Lessons, Said, known, ranked, spoken
-from teachers.pretrain.material import TRACTS, Material, spoken_by
+from teachers.pretrain.material import TRACTS, Material, material, spoken_by
+from teachers.pretrain.settings import Pretrain
 
 PHONE = ["m", "a", "'m", "i"]
 STARTS = [0.1, 0.3, 0.5, 0.8]  # seconds
@@ -112,6 +114,12 @@ def test_hidden_and_seen_frames_count_half_each_and_unknown_ones_not():
     assert loss.item() == pytest.approx(
         0.5 * each[[0, 5]].mean().item() + 0.5 * (each[[1, 3, 4]].sum() / 4).item(), rel=1e-5
     )
+
+
+def test_small_upstreams_hear_training_voices_alone():
+    heard = material(Pretrain("wavlm", english=60, other=4)).clips
+    training = {voice.variant for voice in voices() if voice.split == "train"}
+    assert len(heard) > 80 and set(heard.column("split")) == {"train"} and set(heard.column("speaker")) <= training
 
 
 @pytest.mark.filterwarnings("ignore:Support for mismatched:UserWarning")  # transformers' WavLM with padded clips

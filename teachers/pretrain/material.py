@@ -64,8 +64,8 @@ def spoken(settings: Pretrain) -> Material:
         seed=settings.seed + 1000,
         train_english=settings.english,
         train_other=settings.other,
-        validation_english=24,
-        validation_other=4,
+        validation_english=0,
+        validation_other=0,
         test_english=0,
         test_other=0,
     )

@@ -1,0 +1,157 @@
+"""What each layer of teachers and students knows of phones, speakers, styles and languages, by linear probes.
+
+python -m benchmarks.knowledge runs/<run> [runs/<other run> ...]
+
+The first run's upstreams, fused teacher, student and untrained student, and the other runs' students. A ridge
+classifier reads one layer: of phones at single frames, of the rest the mean and deviation over a clip. Phones, styles
+and languages are learned from the training split and told of the test split; its speakers are in no other split, so
+half of each one's clips learn and the other half is scored. In percent; a table of the best layers, and knowledge.json
+beside the first run with all of them.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.linear_model import RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from distill.data.clips import Clips
+from distill.data.corpora import load_splits
+from distill.features import Encoder, Features
+from distill.files import write_json
+from distill.frames import hear
+from distill.limits import RecipeError
+from distill.loading import read_saved
+from distill.run import Run
+from distill.tasks.task import draw
+from students import make_student
+from students.export import open_student
+from teachers import build_teacher
+
+TRAIN, TEST = 900, 600  # clips at most
+FRAMES = 12  # of each clip, for phones
+SECONDS = 40.0  # of audio in a pass
+PHONES = 40  # the most common ones of the training clips
+STRENGTH = 100.0  # of the ridge
+CLIP_LABELS = ("style", "language")
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Some clips as an encoder hears them, every layer for itself: L layers, C clips, F frames."""
+
+    clips_LCD: np.ndarray  # mean and deviation over frames
+    frames_LFD: np.ndarray
+    phones: list[str]  # of the frames
+
+
+def listen(encoder: Encoder, clips: Clips) -> Heard:
+    """Hear the clips; which frames are kept depends on nothing but the clip."""
+    pooled, frames, phones = {}, {}, {}
+    for rows, features in hear(encoder.eval(), clips, SECONDS, torch.device("cpu")):
+        for row, own_LTD in zip(rows.tolist(), own(features), strict=True):
+            centres = features.grid.first + np.arange(own_LTD.shape[1]) / features.grid.rate
+            seconds = drawn_seconds(clips, row)
+            nearest = np.abs(centres[:, None] - seconds).argmin(0)
+            frames[row], phones[row] = own_LTD[:, nearest], phones_at(clips, row, seconds)
+            pooled[row] = np.concatenate([own_LTD.mean(1), own_LTD.std(1)], axis=1)
+    order = range(len(clips))
+    told = [phone for row in order for phone in phones[row]]
+    return Heard(
+        np.stack([pooled[row] for row in order], 1), np.concatenate([frames[row] for row in order], axis=1), told
+    )
+
+
+def own(features: Features) -> Iterator[np.ndarray]:
+    """Each clip's valid frames: (L, T, D)."""
+    for hidden_LTD, length in zip(features.hidden, features.lengths.tolist(), strict=True):
+        yield hidden_LTD[:, :length].numpy()
+
+
+def drawn_seconds(clips: Clips, row: int) -> np.ndarray:
+    """Times within a clip, the same for every encoder: (FRAMES,)."""
+    return np.random.default_rng(row).uniform(0, clips.samples[row] / 16_000, FRAMES)
+
+
+def phones_at(clips: Clips, row: int, seconds: np.ndarray) -> list[str]:
+    """The phone at each of these times, "" before the first."""
+    example = clips.dataset[row]
+    index = np.searchsorted(example["phone_starts"], seconds, side="right") - 1
+    return [example["phones"][i].strip("',") if i >= 0 else "" for i in index]
+
+
+def told(train_ND: np.ndarray, labels: np.ndarray, test_ND: np.ndarray, wanted: np.ndarray) -> float:
+    """Percent of the test rows that a ridge classifier of the training rows tells right."""
+    probe = make_pipeline(StandardScaler(), RidgeClassifier(STRENGTH))
+    return 100 * float((probe.fit(train_ND, labels).predict(test_ND) == wanted).mean())
+
+
+def know(encoder: Encoder, train: Clips, test: Clips) -> dict[str, list[float]]:
+    """What is told of the test clips by each layer."""
+    learned, asked = listen(encoder, train), listen(encoder, test)
+    found = {"phone": phone(learned, asked), "speaker": speaker(asked, np.asarray(test.column("speaker")))}
+    for label in CLIP_LABELS:
+        labels, wanted = np.asarray(train.column(label)), np.asarray(test.column(label))
+        layers = zip(learned.clips_LCD, asked.clips_LCD, strict=True)
+        found[label] = [told(train_CD, labels, test_CD, wanted) for train_CD, test_CD in layers]
+    return found
+
+
+def phone(learned: Heard, asked: Heard) -> list[float]:
+    names, counts = np.unique([name for name in learned.phones if name], return_counts=True)
+    common = names[np.argsort(-counts)][:PHONES]
+    labels, wanted = np.asarray(learned.phones), np.asarray(asked.phones)
+    some, scored = np.isin(labels, common), np.isin(wanted, common)
+    layers = zip(learned.frames_LFD, asked.frames_LFD, strict=True)
+    return [told(train_FD[some], labels[some], test_FD[scored], wanted[scored]) for train_FD, test_FD in layers]
+
+
+def speaker(asked: Heard, speakers: np.ndarray) -> list[float]:
+    """Every other clip of each speaker learns, the rest is scored."""
+    order = np.argsort(speakers, kind="stable")
+    one, other = order[::2], order[1::2]
+    return [told(test_CD[one], speakers[one], test_CD[other], speakers[other]) for test_CD in asked.clips_LCD]
+
+
+def encoders(runs: Sequence[Path]) -> dict[str, Encoder]:
+    """Whom to ask, by name."""
+    recipe = read_saved(runs[0] / "recipe.yaml")
+    teacher = build_teacher(recipe.teacher, recipe.seed)
+    teacher.load(Run(recipe, runs[0]).teacher)
+    rows: dict[str, Encoder] = dict(zip(recipe.teacher.upstreams, teacher.encoders(), strict=True))
+    rows["teacher"] = teacher
+    rows |= {f"student {folder.name}": open_student(folder / "student") for folder in runs}
+    return rows | {"untrained": make_student(recipe.student, recipe.student_seed())}
+
+
+def main(argv: list[str]) -> None:
+    """Ask, and tell in a table."""
+    if not argv or {"--help", "-h"} & set(argv):
+        raise SystemExit(__doc__)
+    runs = [Path(word) for word in argv]
+    splits = load_splits(read_saved(runs[0] / "recipe.yaml").data, lambda _: None)
+    if "phones" not in splits["test"].dataset.column_names:
+        raise RecipeError(f"{runs[0]}: phones are known of the embedded corpus alone, data.corpus=embedded")
+    train, test = (
+        splits[name].select(draw(np.arange(len(splits[name])), most).tolist())
+        for name, most in (("train", TRAIN), ("test", TEST))
+    )
+    found = {}
+    print("| | phone | speaker | style | language |\n|---|---|---|---|---|")
+    for name, encoder in encoders(runs).items():
+        found[name] = know(encoder, train, test)
+        best = [f"{max(layers):.1f} ({int(np.argmax(layers))})" for layers in found[name].values()]
+        print("| " + " | ".join([name, *best]) + " |", flush=True)
+    write_json(runs[0] / "knowledge.json", found)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (ValueError, OSError) as error:
+        sys.exit(f"knowledge: {error}")
