@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from distill.data.clips import Clips
-from distill.data.corpora import load_splits
+from distill.data.embedded import build
 from distill.features import Encoder, Features
 from distill.files import write_json
 from distill.frames import hear
@@ -134,9 +134,10 @@ def main(argv: list[str]) -> None:
     if not argv or {"--help", "-h"} & set(argv):
         raise SystemExit(__doc__)
     runs = [Path(word) for word in argv]
-    splits = load_splits(read_saved(runs[0] / "recipe.yaml").data, lambda _: None)
-    if "phones" not in splits["test"].dataset.column_names:
-        raise RecipeError(f"{runs[0]}: phones are known of the embedded corpus alone, data.corpus=embedded")
+    data = read_saved(runs[0] / "recipe.yaml").data
+    if data.corpus != "embedded":
+        raise RecipeError(f"{runs[0]}: phones are known of the embedded corpus alone, data.corpus is {data.corpus}")
+    splits = {name: Clips(build(data.embedded)).split(name) for name in ("train", "test")}
     train, test = (
         splits[name].select(draw(np.arange(len(splits[name])), most).tolist())
         for name, most in (("train", TRAIN), ("test", TEST))

@@ -58,9 +58,9 @@ def material(settings: Pretrain) -> Material:
     return spoken(settings) if settings.data.corpus == "embedded" else recorded(settings)
 
 
-def spoken(settings: Pretrain) -> Material:
-    """The embedded corpus; noisy with room, channel and noise, clean without."""
-    corpus = EmbeddedCorpus(
+def corpus(settings: Pretrain) -> EmbeddedCorpus:
+    """Training voices and sentences alone."""
+    return EmbeddedCorpus(
         seed=settings.seed + 1000,
         train_english=settings.english,
         train_other=settings.other,
@@ -69,8 +69,12 @@ def spoken(settings: Pretrain) -> Material:
         test_english=0,
         test_other=0,
     )
-    far = Clips(build(corpus))
-    near = Clips(build(replace(corpus, effects=False)))
+
+
+def spoken(settings: Pretrain) -> Material:
+    """The embedded corpus; noisy with room, channel and noise, clean without."""
+    far = Clips(build(corpus(settings)))
+    near = Clips(build(replace(corpus(settings), effects=False)))
     assert far.ids == near.ids
     noisy = [far.audio(i) for i in range(len(far))]
     clean = [near.audio(i) for i in range(len(near))]
