@@ -7,16 +7,20 @@ from statistics import median
 from time import perf_counter
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+BACKWARD = "backward"  # the part of a step that is split
 WARM, STEPS = 2, 5  # repetitions that are not counted, and those that medians are taken over
 
 
 class Clock:
-    """Seconds by part. Parts lie inside each other, and a second belongs to the innermost alone."""
+    """Seconds by part. Parts lie inside each other, and a second belongs to the innermost alone.
 
-    def __init__(self, device: torch.device):
-        self.device, self.open, self.since = device, [], 0.0
+    now: what tells the seconds; `process_time` where other work is on the machine.
+    """
+
+    def __init__(self, device: torch.device, now: Callable[[], float] = perf_counter):
+        self.device, self.now, self.open, self.since = device, now, [], 0.0
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
@@ -30,6 +34,11 @@ class Clock:
         module.register_forward_pre_hook(lambda module, inputs: self.enter(name))
         module.register_forward_hook(lambda module, inputs, output: self.leave())
 
+    def split_backward(self, name: str, output: Tensor) -> None:
+        """What is left of the part `backward` once the gradient has come back to this output is a part of its own."""
+        if output.requires_grad:
+            output.register_hook(lambda gradient: self._become(name))
+
     def enter(self, name: str) -> None:
         self._turn()
         self.open.append(name)
@@ -38,10 +47,15 @@ class Clock:
         self._turn()
         self.open.pop()
 
+    def _become(self, name: str) -> None:
+        if self.open and self.open[-1].startswith(BACKWARD):  # else a gradient that a loss asks for on its way
+            self._turn()
+            self.open[-1] = name
+
     def _turn(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        now = perf_counter()
+        now = self.now()
         if self.open:
             self.seconds[self.open[-1]] += now - self.since
         self.since = now

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.clock import STEPS, WARM, Clock
+from benchmarks.clock import BACKWARD, STEPS, WARM, Clock
 from distill import runtime
 from distill.coding import CodeDistillation
 from distill.data.batches import Batch, Batches
@@ -26,6 +26,8 @@ from distill.teacher import FusedTeacher
 
 MACHINE = Path(__file__).resolve().parent.parent / "accelerate_config.yaml"
 PROGRESS = 0.5  # at which fit is measured: its first quarter has a cheaper loss than CTC
+BEYOND = f"{BACKWARD}, student"  # before it the part `backward` is that of heads and loss
+SUPERVISING = ("fusion", "targets", "heads, loss", BACKWARD)  # what of a step is neither hearing nor learning
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}  # dense bf16 operations a second, by a GPU's name
 
 Feed = Iterator[tuple[Batch, float]]  # batches, and the seconds of audio in them that are no padding
@@ -58,6 +60,7 @@ def distilling(
     names = [name for group in groups for name in group.names()]
     module, times = build(deepcopy(student), teacher, settings, groups, 0), restored(student, teacher, settings)
     clock.watch("student", module.student)
+    module.student.register_forward_hook(lambda student, inputs, heard: clock.split_backward(BEYOND, heard.hidden))
 
     def timed(batch: Batch):
         with clock.part("targets"):
@@ -103,6 +106,12 @@ def time_steps(clock: Clock, engine: Engine, objective: Objective, feed: Feed, p
     return result | utilisation(speed, clock.device)
 
 
+def supervising(steps: dict[str, dict]) -> dict[str, float]:
+    """The share of fusion and losses in a step of distillation, by the kind of targets."""
+    told = {name: step["share"] for name, step in steps.items() if BEYOND in step["share"]}
+    return {name: sum(share.get(part, 0.0) for part in SUPERVISING) for name, share in told.items()}
+
+
 def one_step(clock: Clock, engine: Engine, objective: Objective, feed: Feed, passes: int) -> tuple[float, int]:
     """Audio-seconds that are no padding, and samples with it."""
     heard, samples = 0.0, 0
@@ -112,7 +121,7 @@ def one_step(clock: Clock, engine: Engine, objective: Objective, feed: Feed, pas
             batch = batch.to(clock.device)
         with clock.part("heads, loss"):
             loss, _ = objective.outcome(engine, batch, PROGRESS)  # pyright: ignore[reportArgumentType]
-        with clock.part("backward"):
+        with clock.part(BACKWARD):
             engine.backward(loss)
         with clock.part("optimizer"):
             engine.step()

@@ -19,7 +19,7 @@ from benchmarks.hearing import evaluate_all, real_time, some
 from benchmarks.reference import break_even, ratios, reference
 from benchmarks.scaling import counts, places, scaling
 from benchmarks.scaling import lines as scaling_lines
-from benchmarks.steps import MACHINE, distilling, fitting, training
+from benchmarks.steps import MACHINE, distilling, fitting, supervising, training
 from distill import runtime
 from distill.data.batches import accumulation
 from distill.data.clips import Clips
@@ -98,6 +98,7 @@ def bench(recipe: Recipe) -> dict:
         "memory_gb": peak(device),
         "audio_seconds_per_second": {name: step["rate"] for name, step in steps.items()} | made | evaluation,
         "steps": steps,
+        "share_of_fusion_and_losses": supervising(steps),
         "ratio_to_reference": ratios(steps, speeds),
         "pays_after_epochs": break_even(steps, speeds),
         "real_time_factor": {name: real_time(frozen[name], clips, seconds, device) for name in ("teacher", "student")},
@@ -115,6 +116,8 @@ def table(result: dict) -> str:
     steps = result["steps"]
     parts = dict.fromkeys(part for step in steps.values() for part in step["share"])
     rows = {part: [100 * step["share"].get(part, 0.0) for step in steps.values()] for part in parts}
+    told = result["share_of_fusion_and_losses"]
+    rows["fusion and losses"] = [100 * told.get(name, 0.0) for name in steps]
     rows["padding"] = [100 * step["padding"] for step in steps.values()]
     milliseconds = {part: [1000 * step["seconds"].get(part, 0.0) for step in steps.values()] for part in parts}
     lines = [f"{result['recipe']} at scale {result['scale']} on {result['machine']}"]

@@ -8,25 +8,21 @@ from statistics import mean
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
-import numpy as np
 import torch
 
 from distill.comparison import STUDENT, compare, write_predictions
 from distill.cost import cost
-from distill.data.clips import Clips
 from distill.features import Encoder
 from distill.files import read_json, write_json
-from distill.frames import FrameCache, standardiser
+from distill.hearing import Heard, Rows, Splits, groups, hear_splits, passes
 from distill.probe import Probe, Split, predict, score, train
 from distill.protocol import DATA, Evaluate, demand
 from distill.sharding import in_step
 from distill.tasks.asr import FLAT
 from distill.tasks.task import Task
 
-PARTS = ("train", "validation", "test")
 FRAMES = ".frames-"  # folders of features, while they are needed
 WHOLE = 3.0  # seconds of a clip that is not cropped, about; who does which task depends on it, no result does
-Splits = Mapping[str, Clips]
 
 
 def evaluate_rows(
@@ -56,8 +52,8 @@ def evaluate_rows(
                 found = cost(encoder, corpora[DATA]["test"], settings.forward_seconds, device)
                 _write(folder / f"{name}.json", settings, found)
     barrier()  # times are taken while nothing else runs
-    for name, encoder in rows.items():
-        evaluate_row(name, encoder, corpora, settings, folder, device, rank=rank, world=world, say=say)
+    for group in groups(rows):
+        evaluate_group(group, corpora, settings, folder, device, rank=rank, world=world, say=say)
     barrier()
     return gather(list(rows), settings, folder) | {"machine": machine(device)}
 
@@ -68,9 +64,8 @@ def machine(device: torch.device) -> dict:
     return {"device": torch.cuda.get_device_name(device) if cuda else "CPU", "threads": torch.get_num_threads()}
 
 
-def evaluate_row(
-    name: str,
-    encoder: Encoder,
+def evaluate_group(
+    rows: Rows,
     corpora: Mapping[str, Splits],
     settings: Evaluate,
     folder: Path,
@@ -80,20 +75,26 @@ def evaluate_row(
     world: int = 1,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Write `<name>.<task>.json` for those of the row's tasks that this process does and has not done yet.
+    """Write `<row>.<task>.json` for those tasks of these rows that this process does and has not done yet.
 
-    One corpus after the other, so that no more than the features of one are kept at a time.
+    One corpus after the other: what is kept at a time are the features of one, of all rows that are heard together,
+    each row's until its own probes are done.
     """
     mine = deal(settings, world)[rank]
     for corpus, tasks in settings.by_corpus(settings.tasks).items():
         own = [task for task in tasks if task in mine]
-        waiting = [task for task in own if _read(folder / f"{name}.{task}.json", settings, task) is None]
-        evaluate_corpus(name, encoder, corpora[corpus], waiting, settings, folder, device, say)
+        waiting = {
+            name: [task for task in own if _read(folder / f"{name}.{task}.json", settings, task) is None]
+            for name in rows
+        }
+        for names in passes(rows, waiting, corpora[corpus], settings, folder, world):
+            wanted = waiting[names[0]] if names else []
+            evaluate_corpus(rows, names, corpora[corpus], wanted, settings, folder, device, say)
 
 
 def evaluate_corpus(
-    name: str,
-    encoder: Encoder,
+    rows: Rows,
+    names: list[str],
     splits: Splits,
     tasks: list[str],
     settings: Evaluate,
@@ -101,22 +102,40 @@ def evaluate_corpus(
     device: torch.device,
     say: Callable[[str], None],
 ) -> None:
-    """The cells of a row whose tasks hear one corpus, each of its clips once; all processes come here equally often."""
+    """The cells of some rows of a group whose tasks hear one corpus, each of its clips once.
+
+    All processes come here equally often with the same group, whichever of its rows they need.
+    """
     with TemporaryDirectory(prefix=FRAMES, dir=folder) as place:
-        started = perf_counter()
-        with in_step(device, encoder):
-            heard = hear_splits(encoder, splits, tasks, settings, device, Path(place)) if tasks else {}
+        started, wanted = perf_counter(), {name: rows[name] for name in names}
+        with in_step(device, *rows.values()):
+            heard = hear_splits(wanted, splits, tasks, settings, device, Path(place)) if names else {}
         hearing = perf_counter() - started
-        if tasks:
-            say(f"evaluate {name}: heard the clips of {', '.join(tasks)} in {hearing:.0f} s")
-        for task in tasks:
-            started = perf_counter()
-            cell = evaluate_task(task, heard[task], settings, device, folder / f"{name}.{task}.npz")
-            cell["seconds"] = {"hearing": hearing / len(tasks), "probes": perf_counter() - started}
-            _write(folder / f"{name}.{task}.json", settings, cell, task)
-            rate = f"{cell['learning_rate']:g}"
-            how = f"validation {cell['metric']} {cell['validation'][rate]:.1f} % at learning rate {rate}"
-            say(f"evaluate {name} {task}: {how}, {perf_counter() - started:.0f} s")
+        if names:
+            say(f"evaluate {', '.join(names)}: heard the clips of {', '.join(tasks)} in {hearing:.0f} s")
+        for name in names:
+            evaluate_row(name, heard.pop(name), hearing / len(names) / len(tasks), settings, folder, device, say)
+            shutil.rmtree(Path(place) / name)
+
+
+def evaluate_row(
+    name: str,
+    heard: Heard,
+    hearing: float,
+    settings: Evaluate,
+    folder: Path,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> None:
+    """The cells of a row; hearing: each one's equal share of the seconds in which all rows and tasks were heard."""
+    for task, parts in heard.items():
+        started = perf_counter()
+        cell = evaluate_task(task, parts, settings, device, folder / f"{name}.{task}.npz")
+        cell["seconds"] = {"hearing": hearing, "probes": perf_counter() - started}
+        _write(folder / f"{name}.{task}.json", settings, cell, task)
+        rate = f"{cell['learning_rate']:g}"
+        how = f"validation {cell['metric']} {cell['validation'][rate]:.1f} % at learning rate {rate}"
+        say(f"evaluate {name} {task}: {how}, {perf_counter() - started:.0f} s")
 
 
 def deal(settings: Evaluate, world: int) -> list[list[str]]:
@@ -127,30 +146,6 @@ def deal(settings: Evaluate, world: int) -> list[list[str]]:
     for task in sorted(settings.tasks, key=lambda task: -work[task]):
         min(hands, key=lambda hand: sum(work[task] for task in hand)).append(task)
     return hands
-
-
-def hear_splits(
-    encoder: Encoder, splits: Splits, tasks: list[str], settings: Evaluate, device: torch.device, folder: Path
-) -> dict[str, dict[str, Split]]:
-    """Task -> part -> its clips with their standardised features; a clip of several tasks is heard once.
-
-    folder: where features go that are kept on the disk.
-    """
-    standardise = standardiser(encoder, splits["train"], settings.forward_seconds, device)
-    heard: dict[str, dict[str, Split]] = {task: {} for task in tasks}
-    for part in PARTS:
-        clips = splits[part]
-        most = settings.train_clips if part == "train" else settings.score_clips
-        used = {task: settings.menu()[task].choose(clips, most) for task in tasks}
-        for task, rows in used.items():
-            demand(len(rows) > 0, f"{task}: none of the {len(clips)} clips of the {part} split is for it")
-        union = np.unique(np.concatenate(list(used.values())))
-        place = folder / part if settings.cache == "disk" else None
-        some, seconds = clips.select(union.tolist()), settings.forward_seconds
-        cache = FrameCache.extract(encoder, some, standardise, seconds, device, place)
-        for task, rows in used.items():
-            heard[task][part] = Split(clips.select(rows.tolist()), cache, np.searchsorted(union, rows))
-    return heard
 
 
 def evaluate_task(

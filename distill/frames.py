@@ -13,7 +13,8 @@ from torch import Tensor
 from distill.data.clips import Clips
 from distill.data.workers import ahead
 from distill.features import SAMPLE_RATE, Encoder, Features
-from distill.fusion import Moments, Standardiser
+from distill.frozen import once
+from distill.fusion import Standardiser
 from distill.tasks.task import draw
 
 CALIBRATION_CLIPS = 256  # of the training split, to standardise every layer and channel
@@ -29,23 +30,46 @@ def by_length(samples: np.ndarray, seconds: float) -> Iterator[np.ndarray]:
         start += clips
 
 
-@torch.no_grad()
 def hear(encoder: Encoder, clips: Clips, seconds: float, device: torch.device) -> Iterator[tuple[np.ndarray, Features]]:
     """Rows of a batch and their features, until every clip has been heard."""
-    encoder.eval()
+    for rows, _, features in hear_together([encoder], clips, seconds, device):
+        yield rows, features
+
+
+@torch.no_grad()
+def hear_together(
+    encoders: Sequence[Encoder], clips: Clips, seconds: float, device: torch.device
+) -> Iterator[tuple[np.ndarray, int, Features]]:
+    """Rows of a batch, the number of an encoder and its features of them; each batch by all before the next one.
+
+    An upstream that is in several of these encoders hears every batch once, and says what it says alone.
+    """
+    for encoder in encoders:
+        encoder.eval()
     for rows, audio_BN, lengths_B in ahead(clips, by_length(clips.samples, seconds)):
-        yield rows, encoder(audio_BN.to(device), lengths_B.to(device))
+        heard = audio_BN.to(device), lengths_B.to(device)
+        with once(encoders):
+            for number, encoder in enumerate(encoders):
+                yield rows, number, encoder(*heard)
 
 
 def standardiser(encoder: Encoder, train: Clips, seconds: float, device: torch.device) -> Standardiser:
     """Brings every layer and channel to mean 0 and deviation 1 over some of the training clips."""
-    moments = Moments.empty(encoder.layers, encoder.width, device)
+    return standardisers([encoder], train, seconds, device)[0]
+
+
+def standardisers(
+    encoders: Sequence[Encoder], train: Clips, seconds: float, device: torch.device
+) -> list[Standardiser]:
+    """`standardiser` of each, heard together."""
+    found = [Standardiser(encoder.layers, encoder.width).to(device) for encoder in encoders]
+    moments = [standardise.moments(device) for standardise in found]
     some = train.select(draw(np.arange(len(train)), CALIBRATION_CLIPS).tolist())
-    for _, features in hear(encoder, some, seconds, device):
-        moments.update(features)
-    standardise = Standardiser(encoder.layers, encoder.width).to(device)
-    standardise.calibrate(moments)
-    return standardise
+    for _, number, features in hear_together(encoders, some, seconds, device):
+        moments[number].update(features)
+    for standardise, moment in zip(found, moments, strict=True):
+        standardise.calibrate(moment)
+    return found
 
 
 def in_file(place: Path, shape: tuple[int, ...]) -> Tensor:
@@ -83,18 +107,24 @@ class FrameCache:
 
         place: a file to keep them in, which the system reads and forgets as it needs; None: in memory.
         """
+        return extract_together([encoder], clips, [standardise], seconds, device, [place])[0]
+
+    @classmethod
+    def empty(cls, encoder: Encoder, clips: Clips, place: Path | None) -> "FrameCache":
+        """With room for an encoder's features of these clips, none of which is there yet."""
         lengths = encoder.frames(torch.from_numpy(clips.samples)).cpu()
-        starts = lengths.cumsum(0) - lengths
         shape = (int(lengths.sum()), encoder.layers, encoder.width)
         hidden_FLD = torch.empty(shape, dtype=torch.float16) if place is None else in_file(place, shape)
-        for rows, features in hear(encoder, clips, seconds, device):
-            hidden_BTLD = standardise(features).hidden.transpose(1, 2).to("cpu", torch.float16)
-            if not bool(hidden_BTLD.isfinite().all()):
-                raise ValueError(f"{type(encoder).__name__} gives features that are not finite numbers within float16")
-            for row, hidden_TLD in zip(rows, hidden_BTLD, strict=True):
-                start, length = int(starts[row]), int(lengths[row])
-                hidden_FLD[start : start + length] = hidden_TLD[:length]
-        return cls(hidden_FLD, starts, lengths, encoder.grid.rate)
+        return cls(hidden_FLD, lengths.cumsum(0) - lengths, lengths, encoder.grid.rate)
+
+    def keep(self, rows: np.ndarray, features: Features, whose: str) -> None:
+        """Put the standardised features of some clips where they belong; ValueError beyond float16."""
+        hidden_BTLD = features.hidden.transpose(1, 2).to("cpu", torch.float16)
+        if not bool(hidden_BTLD.isfinite().all()):
+            raise ValueError(f"{whose} gives features that are not finite numbers within float16")
+        for row, hidden_TLD in zip(rows, hidden_BTLD, strict=True):
+            start, length = int(self.starts[row]), int(self.lengths[row])
+            self.hidden_FLD[start : start + length] = hidden_TLD[:length]
 
     def batch(
         self, rows: Sequence[int] | np.ndarray, crop: int | None, generator: torch.Generator | None
@@ -116,3 +146,23 @@ class FrameCache:
         for place_LTD, start, length in zip(hidden_BLTD, starts_B.tolist(), lengths_B.tolist(), strict=True):
             place_LTD[:, :length] = self.hidden_FLD[start : start + length].transpose(0, 1)
         return hidden_BLTD, lengths_B
+
+
+def extract_together(
+    encoders: Sequence[Encoder],
+    clips: Clips,
+    standardise: Sequence[Standardiser],
+    seconds: float,
+    device: torch.device,
+    places: Sequence[Path | None],
+) -> list[FrameCache]:
+    """`FrameCache.extract` of each encoder, with its own standardiser and place; heard together, and kept together."""
+    caches = [FrameCache.empty(encoder, clips, place) for encoder, place in zip(encoders, places, strict=True)]
+    for rows, number, features in hear_together(encoders, clips, seconds, device):
+        caches[number].keep(rows, standardise[number](features), type(encoders[number]).__name__)
+    return caches
+
+
+def bytes_of(encoder: Encoder, clips: Clips) -> int:
+    """What an encoder's features of these clips take in float16."""
+    return 2 * int(encoder.frames(torch.from_numpy(clips.samples)).sum()) * encoder.layers * encoder.width

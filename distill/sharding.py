@@ -1,6 +1,6 @@
 """Encoders too large for one process: their weights are dealt to all of them, and every pass gathers them in parts."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -36,7 +36,7 @@ class Sharded(Encoder):
         self.encoder, self.digest = encoder.requires_grad_(False).eval(), digest
         self.grid, self.layers, self.width = encoder.grid, encoder.layers, encoder.width
         self._engine = (deal(Pass(encoder)),)  # in a tuple, for it is no other part of this module
-        self._turn = 0  # its number among the encoders that are called within `in_step`
+        self._pace: list[Sharded] = []  # all encoders that are called within `in_step`, this one among them
 
     def frames(self, samples_B: Tensor) -> Tensor:
         """Valid frames of clips of so many samples: (B,) -> (B,)."""
@@ -44,8 +44,8 @@ class Sharded(Encoder):
 
     def forward(self, audio_BN: Tensor, lengths_B: Tensor) -> Features:
         """The encoder's features; waits for all processes."""
-        if self._turn:
-            about_to_call(self._turn, audio_BN.device)
+        if self._pace:
+            wait_for_call(self._pace, self._pace.index(self) + 1, audio_BN.device)
         kind = audio_BN.device.type
         autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
         hidden_BLTD, lengths_B = self._engine[0](audio_BN, lengths_B, *autocast)
@@ -60,32 +60,36 @@ class Sharded(Encoder):
 
 @contextmanager
 def in_step(device: torch.device, *encoders: nn.Module) -> Iterator[None]:
-    """While this lasts, each process may let these encoders listen as often as it likes, never or for all.
+    """While this lasts, each process may let these encoders listen as often as it likes and in any order, or never.
 
-    All processes must enter it. One that comes to the end hears silence with the others until they come there too.
-    Nothing else may be exchanged between processes within. Without sharded encoders it does nothing.
+    All processes must enter it with the same ones. While another one is called, or to the end, a process hears silence
+    with the others. Nothing else may be exchanged between processes within. Without sharded encoders it does nothing.
     """
     parts = {id(one): one for encoder in encoders for one in encoder.modules() if isinstance(one, Sharded)}
     sharded = list(parts.values())
-    for turn, one in enumerate(sharded, 1):
-        one._turn = turn
+    for one in sharded:
+        one._pace = sharded
     try:
         yield
-        while sharded and (turn := about_to_call(0, device)):
-            sharded[turn - 1].hear_silence(device)
+        if sharded:
+            wait_for_call(sharded, 0, device)
     finally:
         for one in sharded:
-            one._turn = 0
+            one._pace = []
 
 
-def about_to_call(turn: int, device: torch.device) -> int:
-    """Tell all processes which encoder this one calls next, 0 for none any more; the one that any of them calls."""
+def wait_for_call(sharded: Sequence[Sharded], turn: int, device: torch.device) -> None:
+    """Hear silence with the others until it is the turn of the encoder of that number, or for 0 until all are done."""
+    while (called := first_called(turn, device)) != turn:
+        sharded[called - 1].hear_silence(device)
+
+
+def first_called(turn: int, device: torch.device) -> int:
+    """Tell all processes which encoder this one calls next, 0 for none any more; the first that any of them calls."""
     mine = torch.tensor([turn], device=device)
     told = [torch.zeros_like(mine) for _ in range(distributed.get_world_size())]
     distributed.all_gather(told, mine)
-    called = set(torch.cat(told).tolist()) - {0}
-    assert len(called) < 2, called  # all come to a teacher's upstreams in the same order
-    return max(called, default=0)
+    return min(set(torch.cat(told).tolist()) - {0}, default=0)
 
 
 def whole(module: nn.Module):

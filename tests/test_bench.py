@@ -10,12 +10,12 @@ import pytest
 import soundfile
 import torch
 
-from benchmarks import presets
-from benchmarks.clock import STEPS, WARM, Clock
+from benchmarks import anatomy, presets
+from benchmarks.clock import BACKWARD, STEPS, WARM, Clock
 from benchmarks.hearing import hearing, probing
 from benchmarks.reference import Plain, break_even, ratios, reference, whole
 from benchmarks.scaling import counts, launch, places
-from benchmarks.steps import Feed, distilling, fitting, time_steps
+from benchmarks.steps import BEYOND, Feed, distilling, fitting, supervising, time_steps
 from benchmarks.throughput import table
 from distill.data.batches import Batches
 from distill.data.clips import Clips
@@ -83,6 +83,46 @@ def test_a_second_belongs_to_the_innermost_part_alone(clock):
     assert sum(clock.seconds.values()) == pytest.approx(passed, abs=0.005)
 
 
+def test_a_backward_pass_is_split_where_the_gradient_comes_back(clock):
+    weight = torch.ones(1, requires_grad=True)
+    heard = 2 * weight
+    clock.split_backward("rest", heard)
+    told = 2 * heard
+    told.register_hook(lambda gradient: sleep(0.02))
+    weight.register_hook(lambda gradient: sleep(0.06))
+    loss = told.sum()
+    torch.autograd.grad(loss, heard, retain_graph=True)  # as a loss that weighs gradients does, in no part of its own
+    assert not clock.seconds
+    with clock.part(BACKWARD):
+        loss.backward()
+    assert 0.02 <= clock.seconds[BACKWARD] < 0.06 <= clock.seconds["rest"]
+    clock.split_backward("rest", heard.detach())  # a pass without a gradient
+
+
+def test_what_is_neither_hearing_nor_learning_is_fusion_and_losses():
+    told = {
+        "wavlm": 0.5,
+        "fusion": 0.04,
+        "targets": 0.01,
+        "heads, loss": 0.02,
+        "student": 0.2,
+        BACKWARD: 0.03,
+        BEYOND: 0.2,
+    }
+    found = supervising({"fit": {"share": {"fusion": 1.0, BACKWARD: 1.0}}, "distill, online": {"share": told}})
+    assert found == {"distill, online": pytest.approx(0.1)}
+
+
+def test_the_parts_of_a_step_at_any_scale_are_told(capsys):
+    anatomy.main(["clips=2", "seconds=0.5", "scale=mini", "student.layers=2", "distill.layers=2"])
+    title, *rows, total, supervised = [line for line in capsys.readouterr().out.splitlines() if line][1:]
+    spent = {row[:22].strip(): float(row.split()[-2]) for row in rows}
+    parts = {"data", "targets", "wavlm", "whisper", "fusion", "front end", "student", "heads, loss", "optimizer"}
+    assert spent.keys() == parts | {BACKWARD, BEYOND, f"{BACKWARD}, front end"}
+    assert sum(spent.values()) == pytest.approx(float(total.split()[-1]), abs=0.1)
+    assert title.startswith("ms per audio second") and supervised.startswith("fusion and losses: ")
+
+
 def test_the_parts_of_a_fit_step_are_the_whole_of_it(clock, teacher, clips):
     module, objective = fitting(clock, teacher, ["asr", "sv", "er", "lid"], clips)
     steps = time_steps(clock, Plain(module, 1.0), objective, feed(objective, 4.0), 1)
@@ -93,7 +133,7 @@ def test_the_parts_of_a_fit_step_are_the_whole_of_it(clock, teacher, clips):
 @pytest.mark.parametrize("passes", [1, 2])
 def test_the_parts_of_a_distill_step_are_the_whole_of_it(clock, teacher, clips, build_tiny_student, passes):
     student, supervision = build_tiny_student(), Supervision(teacher, [1, 2], summary=True)
-    ours = {"data", "targets", "student", "heads, loss", "backward", "optimizer"}
+    ours = {"data", "targets", "student", "heads, loss", BACKWARD, BEYOND, "optimizer"}
     recall = memory(supervision, clips, 4.0, CPU)
     module, objective = distilling(clock, teacher, student, clips, recall, SETTINGS)
     demand_whole(time_steps(clock, Plain(module, 1.0), objective, feed(objective, 4.0, passes), passes), ours)
@@ -121,11 +161,12 @@ def test_hearing_and_probing_have_a_rate_and_it_is_shown(teacher, clips):
     steps = {"fit": spent | {"padding": 0.031, "flops": 7e9, "utilisation": 0.41}}
     result = {"recipe": "a+b", "scale": "mini", "machine": "CPU", "memory_gb": {"resident": 1.25}}
     result |= {"pays_after_epochs": {"cached": 1.5, "codes": None}, "processes": {"1": {"distill, online": 50.0}}}
+    result["share_of_fusion_and_losses"] = {"fit": 0.055}
     result["processes"]["2"] = {"distill, online": 90.0}
     result |= {"ratio_to_reference": {"distill, online": 2.35}, "real_time_factor": {"student": {"one clip": 0.0123}}}
     shown = table(result | {"steps": steps, "audio_seconds_per_second": rates})
     assert all(f"{value:.1f}" in shown for value in rates.values())
-    for value in (25.0, 75.0, 3.1, 1.0, 3.0, 7.0, 41.0, 2.35):
+    for value in (25.0, 75.0, 5.5, 3.1, 1.0, 3.0, 7.0, 41.0, 2.35):
         assert f" {value:.2f}\n" in shown
     assert "0.0123" in shown and "resident 1.25 GB" in shown and " 1.50\n" in shown and " never\n" in shown
     assert [line.split() for line in shown.splitlines() if line.startswith("  2 ")] == [["2", "90.0", "1.80"]]
@@ -144,7 +185,9 @@ def test_the_reference_hears_padding_as_speech_and_counts_it_not(clips, teacher,
     settings = replace(SETTINGS, batch_seconds=5.0)
     steps = reference(clock, supervision, student, clips, settings)
     assert steps["padding"] > 0.1 and steps["flops"] > 0
-    demand_whole(steps, {"data", "targets", "student", "heads, loss", "backward", "optimizer", "wavlm", "whisper"})
+    demand_whole(
+        steps, {"data", "targets", "student", "heads, loss", BACKWARD, BEYOND, "optimizer", "wavlm", "whisper"}
+    )
 
 
 def test_epochs_share_the_cost_of_writing():

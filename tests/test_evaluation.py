@@ -12,6 +12,7 @@ from spoken import Levels
 from distill import evaluation
 from distill.data.clips import Clips
 from distill.evaluation import deal, evaluate_rows, evaluate_task
+from distill.hearing import hear_splits
 from distill.probe import Split
 from distill.protocol import Evaluate
 from distill.tasks import PROTOCOLS, TASKS
@@ -88,7 +89,8 @@ def test_each_task_gets_the_features_of_its_own_clips(splits, tmp_path):
     languages = ["" if i % 5 < 2 else language for i, language in enumerate(clips.column("language"))]
     partly = Clips(clips.dataset.remove_columns("language").add_column("language", languages))
     asked = replace(QUICK, train_clips=60, score_clips=20)
-    heard = evaluation.hear_splits(Levels(), splits | {"test": partly}, ["sv", "lid"], asked, CPU, tmp_path)
+    rows = {"row": Levels()}
+    heard = hear_splits(rows, splits | {"test": partly}, ["sv", "lid"], asked, CPU, tmp_path)["row"]
     for parts in heard.values():
         split = parts["test"]
         assert split.cache.lengths[split.rows].tolist() == (split.clips.samples // 320).tolist()
@@ -222,8 +224,8 @@ def test_two_processes_find_what_one_finds(tmp_path, splits):
     folder = tmp_path / "two"
     folder.mkdir()
     for rank in (1, 0):
-        evaluation.evaluate_row(
-            "row", Levels(), {"data": splits}, QUICK, folder, CPU, rank=rank, world=2, say=lambda _: None
+        evaluation.evaluate_group(
+            {"row": Levels()}, {"data": splits}, QUICK, folder, CPU, rank=rank, world=2, say=lambda _: None
         )
     assert without_costs(evaluation.gather(["row"], QUICK, folder)) == without_costs(alone)
 

@@ -61,9 +61,9 @@ def test_each_task_is_scored_on_its_own_corpus_as_if_it_were_the_only_one(heard,
 def test_a_corpus_is_heard_once_for_all_its_tasks_and_one_is_kept_at_a_time(heard, tmp_path, monkeypatch):
     found, hear = [], stage.hear_splits
 
-    def watched(encoder, splits, tasks, *given):
+    def watched(rows, splits, tasks, *given):
         found.append((splits, tasks, len(list(tmp_path.glob(".frames-*")))))
-        return hear(encoder, splits, tasks, *given)
+        return hear(rows, splits, tasks, *given)
 
     monkeypatch.setattr(stage, "hear_splits", watched)
     evaluate({"row": Levels()}, heard, replace(SETTINGS, cache="disk"), tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from teachers import FAMILIES, build_upstream
 
 PASSES = (4, 2)  # of each process
 SAMPLES = ([16000, 9000, 12345], [20000])  # of the clips of each process
+ORDERS = ([0, 1, 0, 1], [1, 1, 0])  # in which each process calls two encoders
 
 
 def work(folder: Path, checkpoints: dict[str, str], rank: int, port: int) -> None:
@@ -35,8 +37,23 @@ def work(folder: Path, checkpoints: dict[str, str], rank: int, port: int) -> Non
     for kind, name in checkpoints.items():
         runtime.BUCKET = 2**14  # so that small models have several parts too
         found[kind] = compare(KINDS[kind][0], name, rank, device)
+    found["orders"] = call_in_order(
+        [build_upstream(KINDS[kind][0], "", checkpoints[kind]) for kind in checkpoints], rank
+    )
     (folder / f"{rank}.json").write_text(json.dumps(found))
     runtime.leave()
+
+
+def call_in_order(entire: list[Frozen], rank: int) -> list[bool]:
+    """Whether shared encoders say, bit for bit, what these do, called in this process's order."""
+    shared = [Sharded(deepcopy(one.encoder), module_digest(one), runtime.deal_out) for one in entire]
+    device, same = torch.device("cpu"), []
+    with in_step(device, *shared):
+        for number, called in enumerate(ORDERS[rank]):
+            audio_BN = torch.randn(1, 12000, generator=torch.Generator().manual_seed(10 * rank + number))
+            ours, theirs = (one[called](audio_BN, torch.tensor([12000])) for one in (shared, entire))
+            same.append(torch.equal(ours.hidden, theirs.hidden))
+    return same
 
 
 def compare(family: str, checkpoint: str, rank: int, device: torch.device) -> dict:
@@ -85,6 +102,12 @@ def test_a_shared_encoder_says_what_the_whole_one_says(found, kind):
     for passes, one in zip(PASSES, found, strict=True):
         assert len(one[kind]["errors"]) == passes
         assert max(one[kind]["errors"]) < 1e-6
+
+
+def test_processes_may_call_several_encoders_in_different_orders(found):
+    """A process whose rows need other upstreams than another one's waits for its turn, and hears silence meanwhile."""
+    for order, one in zip(ORDERS, found, strict=True):
+        assert one["orders"] == [True] * len(order)
 
 
 @pytest.mark.parametrize("kind", ["wavlm base", "whisper"])
