@@ -83,19 +83,23 @@ def test_a_second_belongs_to_the_innermost_part_alone(clock):
     assert sum(clock.seconds.values()) == pytest.approx(passed, abs=0.005)
 
 
-def test_a_backward_pass_is_split_where_the_gradient_comes_back(clock):
-    weight = torch.ones(1, requires_grad=True)
+def test_a_backward_pass_is_split_where_the_gradient_comes_back():
+    passed = [0.0]
+
+    def takes(seconds: float, tensor: torch.Tensor) -> torch.Tensor:
+        tensor.register_hook(lambda gradient: passed.__setitem__(0, passed[0] + seconds))
+        return tensor
+
+    clock = Clock(CPU, lambda: passed[0])
+    weight = takes(4.0, torch.ones(1, requires_grad=True))
     heard = 2 * weight
     clock.split_backward("rest", heard)
-    told = 2 * heard
-    told.register_hook(lambda gradient: sleep(0.02))
-    weight.register_hook(lambda gradient: sleep(0.06))
-    loss = told.sum()
+    loss = takes(2.0, 2 * heard).sum()
     torch.autograd.grad(loss, heard, retain_graph=True)  # as a loss that weighs gradients does, in no part of its own
     assert not clock.seconds
     with clock.part(BACKWARD):
         loss.backward()
-    assert 0.02 <= clock.seconds[BACKWARD] < 0.06 <= clock.seconds["rest"]
+    assert clock.seconds == {BACKWARD: 2.0, "rest": 4.0}
     clock.split_backward("rest", heard.detach())  # a pass without a gradient
 
 
