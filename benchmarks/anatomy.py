@@ -16,6 +16,7 @@ import datasets
 import numpy as np
 import soundfile
 import torch
+from torch import Tensor, nn
 
 from benchmarks.clock import BACKWARD, Clock
 from benchmarks.reference import Plain
@@ -50,7 +51,7 @@ def always(objective: Objective) -> Feed:
     """All clips of an objective in one batch, again and again."""
     rows = np.arange(len(objective.clips))
     while True:
-        audio_BN, lengths_B = pad([objective.clips.audio(row) for row in rows])
+        audio_BN, lengths_B = pad([objective.clips.audio(row) for row in range(len(rows))])
         batch = Batch(rows, objective.clips.ids, audio_BN, lengths_B, objective.counts(rows))
         yield batch, batch.seconds()
 
@@ -59,13 +60,17 @@ def anatomy(recipe: Recipe, clips: Clips) -> dict:
     """What `time_steps` tells of a step that hears all of these clips in one pass."""
     settings, clock = replace(recipe.distill, targets="online"), Clock(CPU, process_time)
     teacher, student = build_teacher(recipe.teacher, recipe.seed), make_student(recipe.student, recipe.seed)
+
+    def split(module: nn.Module, inputs: tuple, heard_BDT: Tensor) -> None:
+        clock.split_backward(f"{BACKWARD}, {FRONT_END}", heard_BDT)
+
     print(f"teacher {parameters(teacher) / 1e6:.1f} M parameters, student {parameters(student) / 1e6:.1f} M")
     for name, upstream in teacher.upstreams.items():
         clock.watch(name, upstream)
     clock.watch("fusion", teacher.fusion)
     first = student.model.feature_extractor
     clock.watch(FRONT_END, first)
-    first.register_forward_hook(lambda module, inputs, heard: clock.split_backward(f"{BACKWARD}, {FRONT_END}", heard))
+    first.register_forward_hook(split)
     supervision = supervise(teacher, sources(student, teacher, settings), settings, torch.float32)
     module, objective = distilling(clock, teacher, student, clips, online(supervision), settings)
     module.train()
