@@ -1,4 +1,4 @@
-"""What the rows of an evaluation hear: each clip once for all tasks, and for all rows with an upstream in common."""
+"""What rows of an evaluation hear: each clip once for all tasks, and on the disk for all rows with a common upstream."""
 
 import shutil
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def passes(
     """Which rows of a group are heard together; as many as there are rows, and the last ones may be empty.
 
     waiting: the tasks of each. Only rows that wait for the same ones go together, so that each hears the very batches
-    that it would hear alone, and says the same, bit for bit; and only where the disk has room for all they say.
+    that it would hear alone, and says the same, bit for bit; and only on a disk that has room for all they say.
     """
     found: dict[tuple[str, ...], list[str]] = {}
     for name, tasks in waiting.items():
@@ -55,10 +55,10 @@ def fits(
 ) -> bool:
     """Whether the disk can keep what all of these say while each of so many processes wants as much room.
 
-    In memory what does not fit is not known beforehand: evaluate.cache=disk is for that.
+    Memory is spared: with evaluate.cache=memory no more than what one row says is kept at a time.
     """
     if settings.cache == "memory" or len(encoders) == 1:
-        return True
+        return len(encoders) == 1
     parts = [splits[part].select(union(one).tolist()) for part, one in choose(splits, tasks, settings).items()]
     wanted = sum(bytes_of(encoder, clips) for encoder in encoders for clips in parts)
     return world * wanted <= shutil.disk_usage(place).free

@@ -34,7 +34,7 @@ class Evaluate:
     train_clips: int = 1500  # of each task, at most
     score_clips: int = 500  # of each task in validation and in test, at most
     forward_seconds: float = 60.0  # audio in one forward pass of an encoder
-    cache: str = "memory"  # or "disk": where frozen features lie meanwhile, a teacher's beside its upstreams'
+    cache: str = "memory"  # where a row's frozen features lie meanwhile; or "disk", a teacher's beside its upstreams'
     rows: list[str] = field(default_factory=list)  # names of the rows that are evaluated; empty: all there are
     students: list[str] = field(default_factory=list)  # folders of other runs, whose students are rows too
 

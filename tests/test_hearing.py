@@ -32,6 +32,7 @@ QUICK = Evaluate(
     train_clips=40,
     score_clips=20,
     forward_seconds=6.0,
+    cache="disk",
 )
 
 
@@ -197,6 +198,18 @@ def test_features_of_a_row_are_gone_when_its_probes_are_done(splits, tmp_path, m
     evaluated(rows_of(counting()), splits, replace(QUICK, tasks=["er"], cache="disk"), tmp_path)
     assert there == [["one", "teacher", "two"], ["teacher", "two"], ["teacher"]]
     assert not list(tmp_path.glob(".frames-*"))
+
+
+def test_in_memory_rows_are_heard_apart(splits, tmp_path):
+    teacher = counting()
+    said = evaluated(rows_of(teacher), splits, replace(QUICK, tasks=["er"], cache="memory"), tmp_path / "apart")
+    assert [line.split(":")[0] for line in said if "heard" in line] == [
+        f"evaluate {name}" for name in ("one", "two", "teacher")
+    ]
+    apart, once = counts(teacher), counting()
+    evaluated(rows_of(once), splits, replace(QUICK, tasks=["er"]), tmp_path / "together")
+    assert apart == [2 * heard for heard in counts(once)]
+    assert cells(tmp_path / "apart") == cells(tmp_path / "together")
 
 
 def test_rows_go_together_that_share_an_upstream():
