@@ -1,4 +1,4 @@
-"""What rows of an evaluation hear: each clip once for all tasks, and on the disk for all rows with a common upstream."""
+"""What rows of an evaluation hear: each clip once for all tasks, and on the disk for all rows that share upstreams."""
 
 import shutil
 from collections.abc import Mapping
