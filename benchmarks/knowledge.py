@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 from distill.data.clips import Clips
 from distill.data.embedded import build
-from distill.features import Encoder, Features
+from distill.features import SAMPLE_RATE, Encoder, Features
 from distill.files import write_json
 from distill.frames import hear
 from distill.limits import RecipeError
@@ -32,6 +32,7 @@ from distill.tasks.task import draw
 from students import make_student
 from students.export import open_student
 from teachers import build_teacher
+from teachers.pretrain.lessons import spoken
 
 TRAIN, TEST = 900, 600  # clips at most
 FRAMES = 12  # of each clip, for phones
@@ -52,13 +53,13 @@ class Heard:
 
 def listen(encoder: Encoder, clips: Clips) -> Heard:
     """Hear the clips; which frames are kept depends on nothing but the clip."""
-    pooled, frames, phones = {}, {}, {}
+    pooled, frames, phones, said = {}, {}, {}, spoken(clips)
     for rows, features in hear(encoder.eval(), clips, SECONDS, torch.device("cpu")):
         for row, own_LTD in zip(rows.tolist(), own(features), strict=True):
             centres = features.grid.first + np.arange(own_LTD.shape[1]) / features.grid.rate
             seconds = drawn_seconds(clips, row)
             nearest = np.abs(centres[:, None] - seconds).argmin(0)
-            frames[row], phones[row] = own_LTD[:, nearest], phones_at(clips, row, seconds)
+            frames[row], phones[row] = own_LTD[:, nearest], said[row].at(seconds)
             pooled[row] = np.concatenate([own_LTD.mean(1), own_LTD.std(1)], axis=1)
     order = range(len(clips))
     told = [phone for row in order for phone in phones[row]]
@@ -75,14 +76,7 @@ def own(features: Features) -> Iterator[np.ndarray]:
 
 def drawn_seconds(clips: Clips, row: int) -> np.ndarray:
     """Times within a clip, the same for every encoder: (FRAMES,)."""
-    return np.random.default_rng(row).uniform(0, clips.samples[row] / 16_000, FRAMES)
-
-
-def phones_at(clips: Clips, row: int, seconds: np.ndarray) -> list[str]:
-    """The phone at each of these times, "" before the first."""
-    example = clips.dataset[row]
-    index = np.searchsorted(example["phone_starts"], seconds, side="right") - 1
-    return [example["phones"][i].strip("',") if i >= 0 else "" for i in index]
+    return np.random.default_rng(row).uniform(0, clips.samples[row] / SAMPLE_RATE, FRAMES)
 
 
 def told(train_ND: np.ndarray, labels: np.ndarray, test_ND: np.ndarray, wanted: np.ndarray) -> float:
@@ -103,6 +97,7 @@ def know(encoder: Encoder, train: Clips, test: Clips) -> dict[str, list[float]]:
 
 
 def phone(learned: Heard, asked: Heard) -> list[float]:
+    """Of the frames that say one of the most common phones."""
     names, counts = np.unique([name for name in learned.phones if name], return_counts=True)
     common = names[np.argsort(-counts)][:PHONES]
     labels, wanted = np.asarray(learned.phones), np.asarray(asked.phones)

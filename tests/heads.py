@@ -1,4 +1,6 @@
-"""Heads of SUPERB in small, and frames for them to hear."""
+"""Heads of SUPERB in small, and frames for heads to hear."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -9,12 +11,15 @@ WIDTH, OUTPUTS = 24, 7
 LENGTHS = [40, 23, 31]  # frames
 
 
-def frames(garbage: float) -> tuple[torch.Tensor, torch.Tensor]:
+def frames(
+    garbage: float, lengths: Sequence[int] = LENGTHS, width: int = WIDTH, spare: int = 5
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same clips side by side whatever lies behind them, and their frames; spare: of garbage behind the longest."""
     generator = torch.Generator().manual_seed(0)
-    frames_BTD = torch.full((len(LENGTHS), max(LENGTHS) + 5, WIDTH), garbage)
-    for clip, length in zip(frames_BTD, LENGTHS, strict=True):
-        clip[:length] = torch.randn(length, WIDTH, generator=generator)
-    return frames_BTD, torch.tensor(LENGTHS)
+    frames_BTD = torch.full((len(lengths), max(lengths) + spare, width), garbage)
+    for clip, length in zip(frames_BTD, lengths, strict=True):
+        clip[:length] = torch.randn(length, width, generator=generator)
+    return frames_BTD, torch.tensor(lengths)
 
 
 def small(make) -> nn.Module:

@@ -5,8 +5,9 @@ import pytest
 import torch
 from spoken import make_clips
 
-from benchmarks.knowledge import FRAMES, Heard, drawn_seconds, main, own, phone, phones_at, speaker, told
+from benchmarks.knowledge import FRAMES, Heard, drawn_seconds, main, own, phone, speaker, told
 from distill.features import Features, Grid
+from teachers.pretrain.lessons import spoken
 
 
 def layers(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -46,7 +47,7 @@ def test_every_encoder_is_asked_about_the_same_moments():
     assert np.array_equal(drawn_seconds(clips, 0), drawn_seconds(clips, 0)) and len(drawn_seconds(clips, 0)) == FRAMES
     assert not np.array_equal(drawn_seconds(clips, 0), drawn_seconds(clips, 1))
     assert 0 <= drawn_seconds(clips, 0).min() and drawn_seconds(clips, 0).max() < 1
-    assert phones_at(clips, 0, np.array([0.1, 0.25, 0.6])) == ["", "a", "b"]
+    assert spoken(clips)[0].at(np.array([0.1, 0.25, 0.6])) == ["", "a", "b"]
 
 
 def test_frames_behind_a_clip_are_not_asked():

@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from heads import frames
 from spoken import make_clips
 
 from distill.data.clips import Clips
@@ -38,11 +39,7 @@ def task(request, train, monkeypatch):
 
 
 def padded(garbage: float) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    frames_BTD = torch.full((len(LENGTHS), max(LENGTHS) + 2, WIDTH), garbage)
-    for clip, length in zip(frames_BTD, LENGTHS, strict=True):
-        clip[:length] = torch.randn(length, WIDTH, generator=generator)
-    return frames_BTD, torch.tensor(LENGTHS)
+    return frames(garbage, LENGTHS, WIDTH, spare=2)
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.9])

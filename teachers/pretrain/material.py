@@ -13,7 +13,7 @@ from distill.features import SAMPLE_RATE
 from teachers.pretrain.settings import Pretrain
 
 DECIBELS = (5.0, 25.0)  # signal-to-noise ratio of noise over recordings
-TRACTS = (0.86, 0.93, 1.0, 1.08, 1.16)
+TRACTS = (0.86, 0.93, 1.0, 1.08, 1.16)  # that a voice may be heard with
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Material:
 
     @property
     def samples(self) -> np.ndarray:
-        """(clips,)"""
+        """Lengths of the clips as they are heard: (clips,)."""
         return np.array([len(audio) for audio in self.noisy])
 
     def heard(self, rows: np.ndarray, noisy: float, rng: np.random.Generator) -> list[np.ndarray]:

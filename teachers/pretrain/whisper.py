@@ -16,7 +16,7 @@ from distill.tasks.asr import Asr
 from teachers.checkpoint import open_checkpoint
 from teachers.pretrain.alignment import phones_of
 from teachers.pretrain.clusters import HOP
-from teachers.pretrain.lessons import ranked, spoken
+from teachers.pretrain.lessons import PHONES, ranked, spoken
 from teachers.pretrain.material import Material, material
 from teachers.pretrain.settings import Pretrain
 from teachers.pretrain.training import save, train
@@ -25,7 +25,6 @@ from teachers.whisper import WhisperEncoder
 WINDOW = 4  # seconds the encoder takes
 FRAMES = 50 * WINDOW
 PAD, START, END = 0, 1, 2  # then the languages, then the characters
-PHONES = 120  # classes of the frame-wise start, by frequency
 
 
 def vocabulary(texts: list[str]) -> dict[str, int]:
