@@ -191,7 +191,7 @@ def scores(tasks: Mapping[str, Mapping[str, tuple[float, Sequence[float] | None]
             axes.plot(value, height, "o", color=shades[name], markersize=5)
             if bounds is not None:
                 axes.plot(bounds, [height, height], color=shades[name], linewidth=1.5)
-    panels[0, 0].invert_yaxis()
+    panels[0, 0].set_ylim(len(names) - 0.5, -0.5)  # half a line above and below: no point is cut
     return made
 
 

@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import pytest
 from reports import ROWS
 
 from distill import figures, plots
@@ -35,6 +36,20 @@ def test_names_of_points_cover_neither_points_nor_each_other():
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes.values(), 2))
     assert not any(box.contains(*dot) for box in boxes.values() for dot in dots)
     assert all(made.bbox.containsx(box.x0) and made.bbox.containsx(box.x1) for box in boxes.values())
+
+
+@pytest.mark.parametrize("count", [2, 3, 12])
+def test_no_point_of_few_rows_or_many_is_cut(count):
+    rows = {f"row {number}": (50.0 + number, [49.0, 60.0]) for number in range(count)}
+    with plots.style():
+        made = plots.scores({"task": rows, "another": rows})
+        made.draw_without_rendering()
+    for axes in made.axes:
+        frame = axes.get_window_extent()
+        for line in axes.lines:
+            _, height = axes.transData.transform(line.get_xydata()).min(0)
+            radius = line.get_markersize() * made.dpi / 72 / 2
+            assert frame.y0 + radius < height < frame.y1 - radius
 
 
 def test_of_many_groups_the_extremes_are_shown():
