@@ -16,26 +16,26 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from distill import planning, runtime, stages
-from distill.caching import size
 from distill.data.clips import Clips
 from distill.data.corpora import load_corpora, speaking_of
 from distill.data.stream import open_stream
+from distill.encoders.frozen import Frozen
+from distill.encoders.logmel import LogMel
+from distill.encoders.sharding import Sharded, held
+from distill.encoders.waveform import Waveform
 from distill.evaluation import Splits, table
 from distill.features import Encoder, parameters
 from distill.files import read_json, write_json
 from distill.finetune import STOCK
-from distill.frozen import Frozen
-from distill.identity import module_digest
 from distill.loading import cost, load, text, usage
-from distill.logmel import LogMel
 from distill.protocol import DATA
 from distill.publish import demand_login, listing, upload
 from distill.recipe import Recipe
 from distill.run import Run, open_run
-from distill.sharding import Sharded, held
+from distill.supervision.caching import size
+from distill.supervision.identity import module_digest
 from distill.tasks import demand_labels
 from distill.teacher import FusedTeacher
-from distill.waveform import Waveform
 from students import make_student, start
 from students.card import Facts, facts_of, student_card
 from students.deployment import FILES, OnnxEncoder, export_onnx

@@ -29,7 +29,7 @@ from distill.features import SAMPLE_RATE, parameters
 from distill.loading import load
 from distill.loop import Objective
 from distill.recipe import Recipe
-from distill.targets import online
+from distill.supervision.targets import online
 from students import make_student
 from teachers import FAMILIES, build_teacher
 

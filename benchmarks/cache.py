@@ -14,9 +14,9 @@ from torch import Tensor
 
 from distill.data.clips import Clips, pad
 from distill.data.corpora import load_splits
+from distill.encoders.frames import FrameCache, standardiser
+from distill.encoders.frozen import Frozen
 from distill.features import Encoder
-from distill.frames import FrameCache, standardiser
-from distill.frozen import Frozen
 from distill.fusion import Standardiser
 from distill.loading import read_saved
 from distill.probe import Split, train

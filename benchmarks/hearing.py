@@ -8,8 +8,8 @@ import torch
 
 from benchmarks.clock import rate
 from distill.data.clips import Clips
+from distill.encoders.frames import FrameCache, by_length
 from distill.features import SAMPLE_RATE, Encoder
-from distill.frames import FrameCache, by_length
 from distill.fusion import Standardiser
 from distill.probe import Split, train
 from distill.protocol import Evaluate

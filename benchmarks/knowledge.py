@@ -22,9 +22,9 @@ from sklearn.preprocessing import StandardScaler
 
 from distill.data.clips import Clips
 from distill.data.embedded import build
+from distill.encoders.frames import hear
 from distill.features import SAMPLE_RATE, Encoder, Features
 from distill.files import write_json
-from distill.frames import hear
 from distill.limits import RecipeError
 from distill.loading import read_saved
 from distill.run import Run

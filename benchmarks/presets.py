@@ -12,7 +12,7 @@ from time import process_time
 
 import torch
 
-from distill.cost import macs
+from distill.encoders.cost import macs
 from distill.features import SAMPLE_RATE, Encoder, parameters
 from distill.loading import RECIPES, load, menu
 from students import make_student

@@ -17,7 +17,7 @@ from distill.data.batches import Batch
 from distill.data.clips import Clips, pad
 from distill.features import SAMPLE_RATE, Encoder
 from distill.recipe import Distill
-from distill.targets import Supervision, online
+from distill.supervision.targets import Supervision, online
 from distill.teacher import FusedTeacher
 
 

@@ -20,7 +20,7 @@ from distill.distillation import sources, supervise
 from distill.files import read_json, write_json
 from distill.loading import load
 from distill.recipe import Recipe
-from distill.targets import memory, online
+from distill.supervision.targets import memory, online
 from students import make_student
 from teachers import FAMILIES, build_teacher
 

@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.clock import BACKWARD, STEPS, WARM, Clock
 from distill import runtime
-from distill.coding import CodeDistillation
 from distill.data.batches import Batch, Batches
 from distill.data.clips import Clips
 from distill.distillation import Distillation, build, restored, sources
@@ -21,6 +20,7 @@ from distill.fit import Fit, Fitting, Labels
 from distill.loop import Objective, optimizer
 from distill.recipe import Distill
 from distill.recipe import Fit as FitSettings
+from distill.supervision.coding import CodeDistillation
 from distill.tasks import TASKS
 from distill.teacher import FusedTeacher
 

@@ -16,10 +16,10 @@ import yaml
 from omegaconf import OmegaConf
 
 from benchmarks.verdict import write_verdict
-from distill.identity import digest_of
 from distill.limits import RecipeError, listed
 from distill.loading import load
 from distill.run import Run
+from distill.supervision.identity import digest_of
 from teachers import FAMILIES
 
 CHECKPOINTS = "teacher.checkpoints."

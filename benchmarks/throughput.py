@@ -25,13 +25,13 @@ from distill.data.batches import accumulation
 from distill.data.clips import Clips
 from distill.data.corpora import load_splits
 from distill.distillation import sources, supervise
+from distill.encoders.frozen import Frozen
+from distill.encoders.logmel import LogMel
 from distill.features import Encoder
 from distill.files import write_json
-from distill.frozen import Frozen
 from distill.loading import load
-from distill.logmel import LogMel
 from distill.recipe import Distill, Recipe
-from distill.targets import Supervision, cached, codes, memory, online
+from distill.supervision.targets import Supervision, cached, codes, memory, online
 from distill.teacher import FusedTeacher
 from students import make_student
 from teachers import FAMILIES, build_teacher

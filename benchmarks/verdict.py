@@ -10,12 +10,12 @@ from statistics import mean
 
 import numpy as np
 
-from distill import plots
-from distill.comparison import STUDENT, read_evidence, retention
+from distill.evidence import plots
+from distill.evidence.comparison import STUDENT, read_evidence, retention
+from distill.evidence.statistics import RESAMPLES, interval, over_seeds, paired, resamples
+from distill.evidence.tables import heading
 from distill.files import read_json, write_json, write_text
 from distill.limits import RecipeError
-from distill.statistics import RESAMPLES, interval, over_seeds, paired, resamples
-from distill.tables import heading
 
 NOTE = (
     "Test split, in percent: mean over seeds of distillation and of heads. Intervals (95 %) and p-values draw test "

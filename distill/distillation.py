@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from distill import runtime
-from distill.coding import CodeDistillation, CodeDistiller
 from distill.data.batches import Batch
 from distill.data.clips import Clips
 from distill.data.embedded import cache_folder
@@ -23,9 +22,10 @@ from distill.features import Encoder
 from distill.harder import QUIET, Surroundings
 from distill.loop import Plan, optimizer, train
 from distill.losses import Agreement
-from distill.posteriors import Posteriors
 from distill.recipe import Distill
-from distill.targets import Supervision, Targets, cached, codes, memory, online
+from distill.supervision.coding import CodeDistillation, CodeDistiller
+from distill.supervision.posteriors import Posteriors
+from distill.supervision.targets import Supervision, Targets, cached, codes, memory, online
 from distill.teacher import FusedTeacher
 
 Learner = Distiller | CodeDistiller

@@ -10,14 +10,14 @@ from time import perf_counter
 
 import torch
 
-from distill.comparison import STUDENT, compare, write_predictions
-from distill.cost import cost
+from distill.encoders.cost import cost
+from distill.encoders.sharding import in_step
+from distill.evidence.comparison import STUDENT, compare, write_predictions
 from distill.features import Encoder
 from distill.files import read_json, write_json
 from distill.hearing import Heard, Rows, Splits, groups, hear_splits, passes
 from distill.probe import Probe, Split, predict, score, train
 from distill.protocol import DATA, Evaluate, demand
-from distill.sharding import in_step
 from distill.tasks.asr import FLAT
 from distill.tasks.task import Task
 

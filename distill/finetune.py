@@ -22,12 +22,12 @@ from transformers import (
 from distill import runtime
 from distill.data.batches import Batch, epoch
 from distill.data.clips import Clips, pad
+from distill.encoders.waveform import Waveform
 from distill.features import Features, frame_mask
 from distill.fit import Labels
 from distill.loop import Plan, optimizer, train
 from distill.tasks import Task
 from distill.tasks.sv import Voices
-from distill.waveform import Waveform
 
 CLASSIFIERS: dict[str, type[PreTrainedModel]] = {
     "hubert": HubertForSequenceClassification,

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from distill import runtime
 from distill.data.batches import Batch, epoch
 from distill.data.clips import Clips, pad
+from distill.encoders.sharding import in_step
 from distill.features import SAMPLE_RATE, Encoder, Features
 from distill.fusion import Fusion, Moments, Standardiser
 from distill.interface import Interface
 from distill.loop import Plan, optimizer, train
-from distill.sharding import in_step
 from distill.tasks import Task
 from distill.teacher import FusedTeacher
 

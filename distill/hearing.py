@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from distill.data.clips import Clips
+from distill.encoders.frames import bytes_of, extract_together, standardisers
+from distill.encoders.frozen import frozen_parts
 from distill.features import Encoder
-from distill.frames import bytes_of, extract_together, standardisers
-from distill.frozen import frozen_parts
 from distill.probe import Split
 from distill.protocol import Evaluate, demand
 

@@ -12,7 +12,7 @@ from omegaconf.errors import ValidationError
 
 from distill.data.corpora import speaking_of
 from distill.data.settings import CORPORA, Data
-from distill.family import Family
+from distill.encoders.family import Family
 from distill.limits import RecipeError, listed, nearest
 from distill.recipe import STAGES, Recipe
 from distill.upstreams import ROWS, resolve

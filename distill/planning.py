@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from distill.data.batches import accumulation
-from distill.live import Live
+from distill.encoders.live import Live
 from distill.losses import LOSSES
 from distill.recipe import Recipe
 from distill.runtime import BUCKET, LIVE

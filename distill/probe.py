@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.data.clips import Clips
-from distill.frames import FrameCache
+from distill.encoders.frames import FrameCache
 from distill.interface import INTERFACES
 from distill.tasks import Task
 from distill.tasks.asr import Spelled

@@ -12,9 +12,9 @@ from distill.harder import Masking, Noise, Room, Surroundings
 from distill.interface import INTERFACES
 from distill.limits import RecipeError, as_many, check, listed, within
 from distill.losses import LOSSES
-from distill.packing import PRECISIONS
 from distill.protocol import DATA, Evaluate
-from distill.targets import SUPERVISE, TARGETS
+from distill.supervision.packing import PRECISIONS
+from distill.supervision.targets import SUPERVISE, TARGETS
 from distill.tasks import TASKS
 
 STAGES = ("fit", "distill", "evaluate", "report", "publish")

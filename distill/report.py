@@ -7,12 +7,12 @@ from pathlib import Path
 
 import jinja2
 
-from distill import figures, plots, tables
+from distill.evidence import figures, plots, tables
 from distill.files import read_json, write_text
 from distill.limits import RecipeError
 from distill.loading import changed, read_saved
 
-TEMPLATES = Path(__file__).with_name("templates")
+TEMPLATES = Path(__file__).parent / "evidence" / "templates"
 MEASURED = ("data.", "corpora.", "evaluate.")  # keys of a recipe that decide how scores are measured
 FILES = {
     "evaluation.json": "every score, cost, interval and test of this page",

@@ -9,29 +9,29 @@ from typing import Any
 import torch
 
 from distill import distillation, fit, runtime
-from distill.analysis.errors import errors
-from distill.analysis.listening import listening
-from distill.analysis.similarity import similarity
-from distill.analysis.training import training
 from distill.checkpoint import Checkpoints
 from distill.data.batches import accumulation
 from distill.data.clips import Clips
 from distill.data.stream import Source
+from distill.encoders.sharding import in_step
+from distill.encoders.waveform import Waveform
 from distill.evaluation import Splits, evaluate_rows
+from distill.evidence.errors import errors
+from distill.evidence.listening import listening
+from distill.evidence.similarity import similarity
+from distill.evidence.training import training
 from distill.features import Encoder, parameters
 from distill.files import read_json, write_json
 from distill.finetune import Downstream, finetune, score
 from distill.loop import Plan
-from distill.posteriors import posteriors
 from distill.protocol import DATA
 from distill.recipe import Distill, Finetune, Fit
 from distill.report import write_comparison, write_report
 from distill.run import Run, newer
-from distill.sharding import in_step
+from distill.supervision.posteriors import posteriors
 from distill.tasks import TASKS, Task
 from distill.tasks.task import draw
 from distill.teacher import FusedTeacher, Summary, saved_heads
-from distill.waveform import Waveform
 
 Export = Callable[[Encoder, Mapping[str, torch.Tensor], Path], None]  # student, heads, folder
 Save = Callable[[Downstream, Task, Path], None]  # fine-tuned model, its task, folder

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from distill.family import Family
+from distill.encoders.family import Family
 from distill.limits import RecipeError, listed, nearest
 from distill.recipe import Recipe, Teacher
 

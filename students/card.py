@@ -8,9 +8,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from distill.data.published import ON_THE_HUB
+from distill.encoders.waveform import Waveform
 from distill.features import parameters
 from distill.recipe import Recipe
-from distill.waveform import Waveform
 
 CARDS = Path(__file__).parent / "cards"
 TITLES = {  # of every task there is, with whatever heads

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import AutoModel
 
+from distill.encoders.waveform import Waveform, standardise_clips
 from distill.features import Encoder, Features, demand_frames
-from distill.waveform import Waveform, standardise_clips
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

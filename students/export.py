@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModel, Wav2Vec2FeatureExtractor
 
+from distill.encoders.waveform import Waveform
 from distill.features import SAMPLE_RATE
 from distill.files import writing
-from distill.waveform import Waveform
 
 
 def export(student: Waveform, heads: Mapping[str, Tensor], folder: Path, card: str) -> None:

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 from transformers import HubertConfig, HubertModel, PretrainedConfig, WavLMConfig, WavLMModel
 
+from distill.encoders.frozen import Frozen
+from distill.encoders.sharding import Sharded, whole
+from distill.encoders.waveform import StockModel, Waveform
 from distill.features import Encoder
-from distill.frozen import Frozen
 from distill.harder import Masking
 from distill.recipe import Student
-from distill.sharding import Sharded, whole
-from distill.waveform import StockModel, Waveform
 
 FRONT_END = ("conv_dim", "conv_kernel", "conv_stride", "conv_bias", "feat_extract_norm", "feat_extract_activation")
 ARCHITECTURES = {"hubert": (HubertConfig, HubertModel), "wavlm": (WavLMConfig, WavLMModel)}

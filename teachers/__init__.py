@@ -5,9 +5,9 @@ from difflib import get_close_matches
 
 import torch
 
-from distill.family import Family, Options
+from distill.encoders.family import Family, Options
+from distill.encoders.frozen import Frozen
 from distill.features import Encoder
-from distill.frozen import Frozen
 from distill.recipe import Teacher
 from distill.teacher import FusedTeacher
 from teachers import conformer, seamless, wav2vec2, whisper

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertModel
 from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import SeamlessM4Tv2SpeechEncoder
 
-from distill.family import Family, Options
+from distill.encoders.family import Family, Options
 from distill.features import SAMPLE_RATE, Encoder, Features, Grid, demand_frames, frame_mask, zero_padding
 from teachers import fbank
 from teachers.checkpoint import demand_settings, keep_layers, open_checkpoint

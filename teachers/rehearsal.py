@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn, randn
 from transformers import PreTrainedModel
 
+from distill.encoders.frozen import Frozen
+from distill.encoders.waveform import ClipNorm, Waveform, stacked_positions
 from distill.features import SAMPLE_RATE, Encoder
-from distill.frozen import Frozen
 from distill.planning import Listener
-from distill.waveform import ClipNorm, Waveform, stacked_positions
 from teachers.seamless import Adapted
 
 

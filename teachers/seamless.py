@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from transformers import SeamlessM4TFeatureExtractor
 from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import SeamlessM4Tv2SpeechEncoder
 
-from distill.family import Family, Options
+from distill.encoders.family import Family, Options
 from distill.features import Encoder, Features, Grid, demand_frames
 from teachers.checkpoint import demand_settings, keep_layers, open_checkpoint
 from teachers.conformer import EXTRACTOR, Conformer

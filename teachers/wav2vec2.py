@@ -11,8 +11,8 @@ from transformers import (
     WavLMModel,
 )
 
-from distill.family import Family, Options
-from distill.waveform import StockModel, Waveform
+from distill.encoders.family import Family, Options
+from distill.encoders.waveform import StockModel, Waveform
 from teachers.checkpoint import keep_layers, open_checkpoint
 
 

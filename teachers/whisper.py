@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import WhisperFeatureExtractor, WhisperModel
 
-from distill.family import Family, Options
+from distill.encoders.family import Family, Options
+from distill.encoders.logmel import HOP, WINDOW, log_mel
 from distill.features import SAMPLE_RATE, Encoder, Features, Grid, demand_frames, frame_mask
-from distill.logmel import HOP, WINDOW, log_mel
 from teachers.checkpoint import demand_settings, keep_layers, open_checkpoint
 from teachers.windows import windows
 

@@ -25,14 +25,14 @@ from transformers import (
 )
 
 from distill.data.clips import Clips
-from distill.family import Options
+from distill.encoders.family import Options
+from distill.encoders.frozen import Frozen
+from distill.encoders.logmel import LogMel
+from distill.encoders.waveform import StockModel, Waveform
 from distill.features import Encoder
-from distill.frozen import Frozen
 from distill.harder import Masking
-from distill.logmel import LogMel
 from distill.loop import Plan, optimizer, train
 from distill.teacher import FusedTeacher
-from distill.waveform import StockModel, Waveform
 from students import build_student
 from teachers import build_upstream
 from teachers.whisper import WhisperEncoder

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from distill import tables
-from distill.comparison import overall, retention
+from distill.evidence import tables
+from distill.evidence.comparison import overall, retention
 from distill.files import write_json
 from distill.loading import save
 from distill.recipe import Recipe, Teacher

@@ -7,11 +7,11 @@ import pytest
 import torch
 from spoken import Levels, speak
 
-from distill.analysis.errors import errors, groups, signal_to_noise, thirds
-from distill.analysis.listening import listening, weights
-from distill.analysis.similarity import Kernel, similarity
-from distill.analysis.training import POINTS, training
-from distill.comparison import write_predictions
+from distill.evidence.comparison import write_predictions
+from distill.evidence.errors import errors, groups, signal_to_noise, thirds
+from distill.evidence.listening import listening, weights
+from distill.evidence.similarity import Kernel, similarity
+from distill.evidence.training import POINTS, training
 from distill.fit import Fitting, Labels
 from distill.fusion import Moments
 from distill.tasks import TASKS

@@ -19,12 +19,12 @@ from benchmarks.steps import BEYOND, Feed, distilling, fitting, supervising, tim
 from benchmarks.throughput import table
 from distill.data.batches import Batches
 from distill.data.clips import Clips
-from distill.frames import FrameCache
-from distill.frozen import Frozen
+from distill.encoders.frames import FrameCache
+from distill.encoders.frozen import Frozen
 from distill.fusion import Standardiser
 from distill.protocol import Evaluate
 from distill.recipe import Distill
-from distill.targets import Supervision, memory, online
+from distill.supervision.targets import Supervision, memory, online
 from distill.teacher import FusedTeacher
 
 CPU = torch.device("cpu")

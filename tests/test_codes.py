@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill.codes import CODES, Codebooks, Codes, k_means, learn_codebooks, nearest
-from distill.coding import NONE, CodeDistillation, CodeDistiller, at_frames
 from distill.features import Grid
+from distill.supervision.codes import CODES, Codebooks, Codes, k_means, learn_codebooks, nearest
+from distill.supervision.coding import NONE, CodeDistillation, CodeDistiller, at_frames
 
 GRID = Grid(50.0, 0.0125)
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from distill.comparison import retention
 from distill.evaluation import table
+from distill.evidence.comparison import retention
 
 
 def cell(value: float, lower: bool) -> dict:

@@ -8,9 +8,9 @@ import soundfile
 import torch
 from spoken import Levels
 
-from distill.cost import cost, peak_memory
 from distill.data.clips import Clips
-from distill.live import Live
+from distill.encoders.cost import cost, peak_memory
+from distill.encoders.live import Live
 
 CPU = torch.device("cpu")
 

@@ -9,9 +9,9 @@ from distill.data.batches import Batch, deal
 from distill.data.clips import pad
 from distill.distillation import Distillation, build, restored, sources, supervise
 from distill.fit import Fit, Fitting, Labels
-from distill.posteriors import posteriors
 from distill.recipe import Distill
-from distill.targets import memory, online
+from distill.supervision.posteriors import posteriors
+from distill.supervision.targets import memory, online
 from distill.tasks import TASKS
 from distill.teacher import FusedTeacher
 

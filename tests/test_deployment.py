@@ -14,10 +14,10 @@ from conftest import tiny_model
 from sounds import sound
 from transformers import AutoModel
 
-from distill.cost import cost
 from distill.data.clips import Clips
-from distill.frozen import Frozen
-from distill.waveform import Waveform
+from distill.encoders.cost import cost
+from distill.encoders.frozen import Frozen
+from distill.encoders.waveform import Waveform
 from students.deployment import FLOAT, INT8, MissingOnnxError, OnnxEncoder, export_onnx, open_session
 from students.export import export, open_student
 

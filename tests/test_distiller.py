@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from distill.distiller import BALANCE, Distiller, Group, pairs
+from distill.encoders.waveform import front_end_grid
 from distill.features import Encoder, Features, Grid, zero_padding
 from distill.fusion import align_time
-from distill.waveform import front_end_grid
 
 HOP = 320
 GRID = Grid(50.0, 0.01)

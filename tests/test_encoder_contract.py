@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distill.encoders.frozen import Frozen
 from distill.features import SAMPLE_RATE, Encoder, shortest
-from distill.frozen import Frozen
 from teachers.seamless import Adapted
 
 LENGTHS = [16_000, 11_237, 4_999, 1_777]  # samples; none but the first a multiple of a hop

@@ -14,8 +14,8 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+from distill.encoders.frozen import Frozen
 from distill.features import SAMPLE_RATE, Encoder
-from distill.frozen import Frozen
 from distill.recipe import Teacher
 from distill.teacher import FusedTeacher
 from teachers import build_teacher, build_upstream

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from reports import ROWS
 
-from distill import figures, plots
+from distill.evidence import figures, plots
 
 
 def test_names_are_moved_apart_as_little_as_can_be():

@@ -19,10 +19,10 @@ from transformers import (
 
 from distill.data.batches import Batch
 from distill.data.clips import Clips, pad
+from distill.encoders.waveform import Waveform
 from distill.finetune import STOCK, Downstream, Finetuning, labelled, score, start
 from distill.fit import Labels
 from distill.tasks import TASKS, Task
-from distill.waveform import Waveform
 from students.downstream import save_downstream
 
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")  # WavLM, in transformers

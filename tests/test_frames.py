@@ -6,7 +6,7 @@ import torch
 from spoken import Levels
 
 from distill.data.clips import pad
-from distill.frames import FrameCache, by_length, in_file, standardiser
+from distill.encoders.frames import FrameCache, by_length, in_file, standardiser
 
 CPU = torch.device("cpu")
 

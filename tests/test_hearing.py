@@ -13,10 +13,10 @@ from torch import Tensor
 
 from distill import evaluation, hearing
 from distill.data.clips import Clips, pad
+from distill.encoders.frames import CALIBRATION_CLIPS, by_length, bytes_of, hear_together
+from distill.encoders.frozen import Frozen, once
 from distill.evaluation import evaluate_group
 from distill.features import Encoder
-from distill.frames import CALIBRATION_CLIPS, by_length, bytes_of, hear_together
-from distill.frozen import Frozen, once
 from distill.fusion import Moments, Standardiser
 from distill.hearing import PARTS, groups, hear_splits, passes
 from distill.protocol import Evaluate

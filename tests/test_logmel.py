@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import WhisperFeatureExtractor
 
+from distill.encoders.logmel import LogMel, log_mel
 from distill.features import SAMPLE_RATE
-from distill.logmel import LogMel, log_mel
 
 
 @pytest.mark.parametrize("channels", [80, 128])

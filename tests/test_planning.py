@@ -13,9 +13,9 @@ from transformers import AutoModel, WhisperModel
 
 import distill as package
 from distill import planning
-from distill.cost import macs
+from distill.encoders.cost import macs
+from distill.encoders.live import Live
 from distill.features import parameters
-from distill.live import Live
 from distill.loading import load
 from distill.planning import Listener, Load, trained
 from distill.runtime import BUCKET

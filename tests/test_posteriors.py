@@ -8,7 +8,7 @@ from torch.distributions import Categorical, kl_divergence
 
 from distill.features import Features, Grid, zero_padding
 from distill.fusion import align_time
-from distill.posteriors import Posteriors, divergence
+from distill.supervision.posteriors import Posteriors, divergence
 from distill.tasks import TASKS
 from distill.tasks.asr import Spelled
 from distill.tasks.superb import Multilingual

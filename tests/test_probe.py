@@ -9,7 +9,7 @@ from spoken import make_clips
 
 from distill import probe
 from distill.data.clips import Clips
-from distill.frames import FrameCache
+from distill.encoders.frames import FrameCache
 from distill.probe import Budget, Split, batches, schedule, score, train
 from distill.tasks import TASKS
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from spoken import make_clips
 
-from distill.frames import FrameCache
+from distill.encoders.frames import FrameCache
 from distill.probe import Split, schedule, score, train
 from distill.protocol import Evaluate
 from distill.tasks import SUPERB

@@ -12,8 +12,8 @@ from miniature import FORKS
 
 from distill.data.batches import Batches
 from distill.data.clips import Clips
-from distill.frames import by_length
-from distill.store import Layout, Store
+from distill.encoders.frames import by_length
+from distill.supervision.store import Layout, Store
 
 CLIPS, STEPS, WIDTH = 20_000, 30, 100  # of the smaller corpus; optimizer steps; bytes of a frame
 LENGTHS = (1600, 3200, 4800)  # samples of the clips, by turns

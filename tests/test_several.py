@@ -16,10 +16,10 @@ from distill.data import corpora
 from distill.data.clips import Clips
 from distill.data.corpora import load_corpora, load_splits, speaking_of
 from distill.evaluation import evaluate_rows, table
+from distill.evidence.tables import score_table, standing
 from distill.loading import changed, load, read_saved, save
 from distill.protocol import Evaluate
 from distill.recipe import Recipe, RecipeError
-from distill.tables import score_table, standing
 from distill.tasks import demand_labels
 from teachers import FAMILIES
 

@@ -12,13 +12,13 @@ from small_checkpoints import KINDS
 from torch import nn
 
 from distill import runtime
-from distill.family import Options
+from distill.encoders.family import Options
+from distill.encoders.frozen import Frozen
+from distill.encoders.sharding import Sharded, held, in_step, whole
 from distill.features import parameters
-from distill.frozen import Frozen
-from distill.identity import module_digest
 from distill.limits import RecipeError
 from distill.loading import changed, load
-from distill.sharding import Sharded, held, in_step, whole
+from distill.supervision.identity import module_digest
 from teachers import FAMILIES, build_upstream
 
 PASSES = (4, 2)  # of each process

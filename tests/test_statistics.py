@@ -5,11 +5,11 @@ import pytest
 import scipy.stats
 from spoken import make_clips
 
-from distill.comparison import read_evidence, write_predictions
 from distill.data import trials as lists
 from distill.data.clips import Clips
+from distill.evidence.comparison import read_evidence, write_predictions
+from distill.evidence.statistics import Ratio, Trials, evidence, interval, over_seeds, paired, resamples
 from distill.metrics import compute
-from distill.statistics import Ratio, Trials, evidence, interval, over_seeds, paired, resamples
 
 RNG = np.random.default_rng(3)
 

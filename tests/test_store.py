@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from distill import caching
-from distill.caching import claim, demand_room, size
+from distill.encoders.frames import by_length
 from distill.features import SAMPLE_RATE
-from distill.frames import by_length
-from distill.packing import Float16, Int8
-from distill.store import Layout, Store, StoreError
+from distill.supervision import caching
+from distill.supervision.caching import claim, demand_room, size
+from distill.supervision.packing import Float16, Int8
+from distill.supervision.store import Layout, Store, StoreError
 
 WIDTH = 6  # bytes of a frame
 
@@ -60,7 +60,7 @@ def test_every_frame_of_every_clip_has_its_own_place(count):
 
 def test_shards_are_neither_too_few_nor_too_large(monkeypatch):
     assert 14 <= len(layout_of(500).frames) <= 18
-    monkeypatch.setattr("distill.store.SHARD", 50 * WIDTH)
+    monkeypatch.setattr("distill.supervision.store.SHARD", 50 * WIDTH)
     small = layout_of(500)
     assert small.frames.max() <= 50 + 100  # one batch more at most
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from distill.waveform import Waveform
+from distill.encoders.waveform import Waveform
 from students import build_student, initialise
 from students.export import export
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from reports import analysis, evaluation, facts_of, random_row, run_folder, untraced
 
-from distill import tables
+from distill.evidence import tables
 from distill.report import write_report
 
 

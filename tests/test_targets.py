@@ -15,17 +15,17 @@ from accelerate.state import AcceleratorState, GradientState
 from miniature import Miniature, Moment
 from safetensors import safe_open
 
-from distill.caching import StoreError, open_store
 from distill.data.batches import Batch
 from distill.data.clips import Clips, pad
+from distill.encoders.frozen import Frozen
+from distill.encoders.waveform import Waveform
 from distill.features import SAMPLE_RATE, Features
-from distill.frozen import Frozen
 from distill.fusion import align_time
-from distill.identity import corpus_digest, module_digest
-from distill.packing import Float16
-from distill.targets import Supervision, cached, codes, identity, memory, online
+from distill.supervision.caching import StoreError, open_store
+from distill.supervision.identity import corpus_digest, module_digest
+from distill.supervision.packing import Float16
+from distill.supervision.targets import Supervision, cached, codes, identity, memory, online
 from distill.teacher import FusedTeacher
-from distill.waveform import Waveform
 
 CPU, SECONDS = torch.device("cpu"), 5.0
 
@@ -140,7 +140,7 @@ def test_the_disk_keeps_the_same_bits_as_memory(accelerator, supervision, clips,
 def test_a_second_run_finds_them_and_writes_nothing(accelerator, supervision, clips, tmp_path, monkeypatch):
     cached(accelerator, supervision, clips, SECONDS, "int8", tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    monkeypatch.setattr("distill.store.Store.write", None)
+    monkeypatch.setattr("distill.supervision.store.Store.write", None)
     recall = cached(accelerator, supervision, clips, SECONDS, "int8", tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert recall(batch_of(clips, [1]))[0].hidden.any()

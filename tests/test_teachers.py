@@ -12,9 +12,9 @@ from huggingface_hub import constants
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
+from distill.encoders.frozen import Frozen
+from distill.encoders.waveform import Waveform, front_end_grid, standardise_clips
 from distill.features import SAMPLE_RATE, Grid
-from distill.frozen import Frozen
-from distill.waveform import Waveform, front_end_grid, standardise_clips
 from teachers import FAMILIES, build_upstream
 from teachers.checkpoint import CheckpointError
 from teachers.whisper import WhisperEncoder

@@ -9,8 +9,8 @@ import torch
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
+from distill.encoders.logmel import log_mel
 from distill.features import SAMPLE_RATE
-from distill.logmel import log_mel
 
 HOP = 320  # samples per frame
 CODEBOOKS = {"phonetic": 96, "voice": 64, "prosody": 64}  # name -> clusters

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
 
 from distill.data.clips import pad
+from distill.encoders.waveform import front_end_frames
 from distill.features import frame_mask
-from distill.waveform import front_end_frames
 from teachers.checkpoint import open_checkpoint
 from teachers.pretrain.alignment import phones_of
 from teachers.pretrain.answers import Answers

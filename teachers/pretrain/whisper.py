@@ -10,8 +10,8 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForCondi
 
 from distill.data.clips import Clips, pad
 from distill.data.sentences import LANGUAGES
+from distill.encoders.logmel import log_mel
 from distill.features import SAMPLE_RATE
-from distill.logmel import log_mel
 from distill.tasks.asr import Asr
 from teachers.checkpoint import open_checkpoint
 from teachers.pretrain.alignment import phones_of

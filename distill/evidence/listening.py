@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from distill.data.clips import Clips, pad
+from distill.encoders.frames import by_length
 from distill.features import Features
 from distill.fit import Fitting, Labels
-from distill.frames import by_length
 from distill.interface import WeightedSum
 from distill.tasks.task import Task, draw
 from distill.teacher import FusedTeacher

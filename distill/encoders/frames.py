@@ -12,8 +12,8 @@ from torch import Tensor
 
 from distill.data.clips import Clips
 from distill.data.workers import ahead
+from distill.encoders.frozen import once
 from distill.features import SAMPLE_RATE, Encoder, Features
-from distill.frozen import once
 from distill.fusion import Standardiser
 from distill.tasks.task import draw
 

@@ -10,8 +10,8 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from distill.data.clips import Clips
+from distill.encoders.sharding import Sharded
 from distill.features import Grid
-from distill.sharding import Sharded
 
 CHUNK = 1024  # clips to a digest
 

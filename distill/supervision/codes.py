@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from distill.features import Grid
 from distill.files import writing
-from distill.packing import demand_finite
+from distill.supervision.packing import demand_finite
 
 CODES = 256  # to a codebook: one byte
 ROUNDS = 12  # of k-means

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.codes import CODES, Codes
 from distill.data.batches import Batch
 from distill.data.clips import Clips
 from distill.features import Encoder, Grid
 from distill.fusion import positions
 from distill.harder import QUIET, Surroundings
+from distill.supervision.codes import CODES, Codes
 
 NONE = -100  # a target that counts for nothing
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.comparison import read_evidence
 from distill.data.clips import Clips
+from distill.evidence.comparison import read_evidence
+from distill.evidence.statistics import Evidence
 from distill.features import SAMPLE_RATE
-from distill.statistics import Evidence
 
 WINDOW = SAMPLE_RATE // 40  # samples, 25 ms
 QUIET, TYPICAL = 5, 50  # percentiles of the windows' power; correlate by 0.80 with the embedded corpus' true ratios

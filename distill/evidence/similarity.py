@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from distill.data.clips import Clips, pad
+from distill.encoders.frames import by_length
 from distill.features import Encoder, Features
-from distill.frames import by_length
 from distill.fusion import align_time
 from distill.tasks.task import draw
 

@@ -12,13 +12,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from distill.data.clips import Clips, pad
+from distill.encoders.frames import by_length
+from distill.encoders.sharding import in_step
 from distill.features import SAMPLE_RATE, Encoder
 from distill.files import read_json, write_json
-from distill.frames import by_length
-from distill.identity import digest_of
-from distill.packing import Packing
-from distill.sharding import in_step
-from distill.store import Layout, Store, StoreError
+from distill.supervision.identity import digest_of
+from distill.supervision.packing import Packing
+from distill.supervision.store import Layout, Store, StoreError
 
 VERSION = 1  # raise it when the same audio, teacher and settings give other bytes
 SAME = 0.05  # relative error beyond which what is stored and what the teacher says now are two things

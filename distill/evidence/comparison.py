@@ -14,7 +14,7 @@ from statistics import mean
 import numpy as np
 
 from distill.data.clips import Clips
-from distill.statistics import Evidence, evidence, interval, over_seeds, paired, resamples
+from distill.evidence.statistics import Evidence, evidence, interval, over_seeds, paired, resamples
 
 STUDENT = "student"
 

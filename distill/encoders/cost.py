@@ -10,10 +10,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from distill.data.clips import Clips, pad
+from distill.encoders.frames import by_length
+from distill.encoders.live import Live
+from distill.encoders.sharding import held
 from distill.features import SAMPLE_RATE, Encoder, parameters
-from distill.frames import by_length
-from distill.live import Live
-from distill.sharding import held
 
 REPEATS = 5  # of which the median counts
 

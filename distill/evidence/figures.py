@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from distill import plots
-from distill.tables import NAMES, heading, look_up, tasks
+from distill.evidence import plots
+from distill.evidence.tables import NAMES, heading, look_up, tasks
 
 COMPARED = ("teacher", "student", "untrained")  # rows whose errors are taken apart
 ENDS = 12  # groups of a kind that are shown from either end, where a corpus has many

@@ -9,17 +9,17 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from distill.caching import VERSION, open_store
-from distill.codes import Codebooks, Codes, learn_codebooks
 from distill.data.batches import Batch, moved
 from distill.data.clips import Clips
+from distill.encoders.frames import FrameCache, hear
+from distill.encoders.frozen import Frozen
+from distill.encoders.sharding import in_step
 from distill.features import Encoder, Features
-from distill.frames import FrameCache, hear
-from distill.frozen import Frozen
 from distill.fusion import Standardiser
-from distill.identity import corpus_digest, digest_of, libraries, module_digest
-from distill.packing import PRECISIONS
-from distill.sharding import in_step
+from distill.supervision.caching import VERSION, open_store
+from distill.supervision.codes import Codebooks, Codes, learn_codebooks
+from distill.supervision.identity import corpus_digest, digest_of, libraries, module_digest
+from distill.supervision.packing import PRECISIONS
 from distill.tasks.task import draw
 from distill.teacher import FusedTeacher
 
