@@ -6,7 +6,7 @@ import torch
 from spoken import Levels
 
 from distill.data.clips import pad
-from distill.encoders.frames import FrameCache, by_length, in_file, standardiser
+from distill.encoders.frames import FrameCache, by_length, in_file, in_memory, standardiser
 
 CPU = torch.device("cpu")
 
@@ -66,3 +66,9 @@ def test_a_disk_without_room_for_features_is_refused(tmp_path):
     with pytest.raises(OSError, match=r"GB free, the features need 2000000\.0 GB"):
         in_file(tmp_path / "train", (10**12, 10, 100))
     assert not list(tmp_path.iterdir())
+
+
+def test_more_than_the_memory_holds_is_refused_before_anything_is_heard():
+    with pytest.raises(ValueError, match=r"need 1000000\.0 GB of memory, .* GB are free; for targets take dist"):
+        in_memory((5 * 10**14, 1, 1))
+    assert in_memory((3, 2)).shape == (3, 2)

@@ -284,3 +284,9 @@ def test_a_cost_is_told_of_the_recipe_it_was_measured_with(tmp_path):
         recipe = load(["recipe=wavlm", *words], FAMILIES, tmp_path)
         assert cost(recipe, FAMILIES, tmp_path) == told
     assert cost(load(["recipe=hubert"], FAMILIES, tmp_path), FAMILIES, tmp_path) == ""
+
+
+@pytest.mark.parametrize(("scale", "targets"), [("mini", "memory"), ("base", "online"), ("large", "online")])
+def test_no_scale_keeps_more_targets_in_memory_than_machines_have(scale, targets):
+    """Those of LibriSpeech at base would take 1.3 TB."""
+    assert load(["recipe=wavlm+whisper", f"scale={scale}"], FAMILIES).distill.targets == targets

@@ -7,6 +7,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -84,6 +85,17 @@ def in_file(place: Path, shape: tuple[int, ...]) -> Tensor:
     return torch.from_file(str(place), shared=True, size=prod(shape), dtype=torch.float16).view(shape)
 
 
+def in_memory(shape: tuple[int, ...]) -> Tensor:
+    """A float16 tensor; ValueError where the memory has no room for it, which the system would say by killing us."""
+    wanted, free = 2 * prod(shape), psutil.virtual_memory().available
+    if wanted > free:
+        raise ValueError(
+            f"the features need {wanted / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free; for targets take "
+            "distill.targets=online, cached or codes, for evaluation evaluate.cache=disk or fewer evaluate.train_clips"
+        )
+    return torch.empty(shape, dtype=torch.float16)
+
+
 @dataclass(frozen=True)
 class FrameCache:
     """Standardised features of clips in float16, end to end without padding; 1 h of 5 x 160 takes 290 MB."""
@@ -114,7 +126,7 @@ class FrameCache:
         """With room for an encoder's features of these clips, none of which is there yet."""
         lengths = encoder.frames(torch.from_numpy(clips.samples)).cpu()
         shape = (int(lengths.sum()), encoder.layers, encoder.width)
-        hidden_FLD = torch.empty(shape, dtype=torch.float16) if place is None else in_file(place, shape)
+        hidden_FLD = in_memory(shape) if place is None else in_file(place, shape)
         return cls(hidden_FLD, lengths.cumsum(0) - lengths, lengths, encoder.grid.rate)
 
     def keep(self, rows: np.ndarray, features: Features, whose: str) -> None:
