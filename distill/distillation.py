@@ -155,7 +155,7 @@ def demand_whole_heads(accelerator: Accelerator, settings: Distill) -> None:
 
 
 def sources(student: Encoder, teacher: FusedTeacher, settings: Distill) -> list[Group]:
-    """The fused stack, or each upstream with pairs over its own depth, or both."""
+    """The fused stack, or each upstream with pairs over its own depth, or both; of one upstream these are the same."""
 
     def group(name: str, layers: int, width: int) -> Group:
         return Group(name, tuple(pairs(student.layers, layers, settings.layers)), width)
@@ -163,6 +163,8 @@ def sources(student: Encoder, teacher: FusedTeacher, settings: Distill) -> list[
     upstreams = zip(teacher.upstreams, teacher.fusion.shapes, strict=True)
     own = [group(name, shape.layers, shape.width) for name, shape in upstreams]
     fused = [group("", teacher.layers, teacher.width)]
+    if len(own) == 1:
+        return fused
     return {"fused": fused, "separate": own, "both": fused + own}[settings.supervise]
 
 

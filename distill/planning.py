@@ -94,7 +94,7 @@ class Load:
         passes = accumulation(settings.batch_seconds, settings.forward_seconds, processes)
         clips = max(round(settings.batch_seconds / passes / processes / seconds), 1)
         own = len(recipe.teacher.upstreams)
-        sources = {"fused": 1, "separate": own, "both": 1 + own}[settings.supervise]
+        sources = 1 if own == 1 else {"fused": 1, "separate": own, "both": 1 + own}[settings.supervise]
         pairs = sources * settings.layers + (settings.interface_weight > 0)
         shares = processes if recipe.teacher.shard else 1
         return cls(clips, seconds, pairs, config["deepspeed_config"]["zero_stage"], processes, shares)

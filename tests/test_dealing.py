@@ -73,6 +73,18 @@ def test_the_distillation_loss_does_not_depend_on_how_a_step_is_dealt(
         assert_dealing_changes_nothing(objective, model.eval())
 
 
+def test_one_upstreams_own_layers_are_the_fused_stack_and_taught_once(teacher, build_tiny_student):
+    name, encoder = next(iter(teacher.upstreams.items()))
+    alone = FusedTeacher({name: encoder}, "sum", 0, "weighted_sum", 0)
+    student = build_tiny_student(halved=False)
+    for one in ("separate", "both"):
+        found = sources(student, alone, Distill(layers=2, supervise=one))
+        assert found == sources(student, alone, Distill(layers=2, supervise="fused"))
+    by = {one: sources(student, teacher, Distill(layers=2, supervise=one)) for one in ("fused", "separate", "both")}
+    assert [group.name for group in by["both"]] == ["", *teacher.upstreams]
+    assert by["both"] == by["fused"] + by["separate"]
+
+
 def test_the_fit_loss_does_not_depend_on_how_a_step_is_dealt(noises, teacher):
     """A hand may hold no clip of a task: English alone is transcribed."""
     clips = noises.select(range(7))

@@ -236,6 +236,7 @@ def test_every_source_of_targets_is_counted(by, pairs):
     machine = ROOT / "accelerate_config.yaml"
     assert Load.of(load([*words, "distill.interface_weight=0"], FAMILIES), machine).pairs == pairs
     assert Load.of(load([*words, "distill.interface_weight=0.5"], FAMILIES), machine).pairs == pairs + 1
+    assert Load.of(load(["recipe=wavlm", *words[1:], "distill.interface_weight=0"], FAMILIES), machine).pairs == 3
 
 
 class Doubling(nn.Module):
