@@ -25,7 +25,7 @@ class Evaluate:
     interface: str = "hconv"
     learning_rates: list[float] = field(default_factory=lambda: [1e-3, 3e-3, 1e-2])  # chosen from on validation
     seeds: list[int] = field(default_factory=lambda: [0, 1])  # the first one chooses the rate
-    steps: dict[str, int] = field(default_factory=lambda: {"asr": 600, "sv": 400, "er": 400, "lid": 400})
+    steps: dict[str, int] = field(default_factory=lambda: {"asr": 600, "sv": 400, "er": 400, "lid": 400, "pr": 600})
     flat: float = FLAT  # share of a light asr probe's steps with characters spread evenly; pauses make it harmful
     batch: int = 16  # clips per step; this and the next three are for light heads
     warmup: float = 0.1  # share of the steps

@@ -6,7 +6,9 @@ import pytest
 from replicas import voxceleb1
 from sounds import metadata, sound
 
+from benchmarks.lexicon import main
 from distill.data.corpora import load_splits
+from distill.data.lists import read_lexicon
 from distill.data.settings import Data, Folder
 from distill.limits import RecipeError
 from distill.tasks import SUPERB
@@ -108,6 +110,18 @@ def test_a_lexicon_that_cannot_serve_is_named(tmp_path, columns, lines, message)
     folder = readers(tmp_path / "read", ["so it is"] * 4, **columns)
     with pytest.raises(ValueError, match=message):
         load(folder, "folder", lexicon=str(written(tmp_path / "lexicon.txt", *lines)))
+
+
+def test_espeak_writes_a_lexicon_of_any_words(tmp_path, capsys):
+    """Each once, however often and in whatever case it is said; no stress, no variants, no silence among its phones."""
+    folder = readers(tmp_path / "read", ["So, it is.", "IT isn't", "ability so"])
+    main(["recipe=wavlm", "data.corpus=folder", f"data.folder.path={folder}"])
+    path = written(tmp_path / "lexicon.txt", *capsys.readouterr().out.splitlines())
+    found = read_lexicon(path)
+    assert list(found) == ["ability", "is", "isn't", "it", "so"]
+    assert found["it"] == "I t" and found["so"] == "s oU" and found["ability"] == "a b I l @ t i"
+    splits, _ = load(folder, "folder", lexicon=str(path))
+    assert all(all(part.column("phones")) for part in splits.values())
 
 
 def test_lists_are_not_for_the_embedded_corpus():

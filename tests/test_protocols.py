@@ -20,6 +20,12 @@ def test_phones_are_scored_by_the_phone():
     assert task.score(["HH AH L OW", "B OW"], heard) == {"per": pytest.approx(100 / 6)}
 
 
+def test_phones_are_probed_by_light_heads_too_where_they_are_asked_for():
+    assert "pr" not in Evaluate().tasks
+    light = Evaluate(tasks=["pr", "sv"])
+    assert light.menu()["pr"].metric == "per" and light.budget("pr").decay
+
+
 def test_several_languages_are_named_before_their_text():
     heard = make_clips(transcript=["ab", "b"], language=["eng", "deu"])
     task = SUPERB["ml-multi"].prepare(heard)

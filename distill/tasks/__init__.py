@@ -24,7 +24,7 @@ SUPERB: dict[str, Task] = {  # arXiv 2105.01051; the last two: ML-SUPERB, arXiv 
     "ml-mono": Asr("ml-mono", metric="cer", make=superb.Multilingual, flat=0.0),
     "ml-multi": Asr("ml-multi", names=True, metric="cer", make=superb.Multilingual, flat=0.0),
 }
-PROTOCOLS = {"light": TASKS, "superb": SUPERB}
+PROTOCOLS = {"light": TASKS | {"pr": SUPERB["pr"]}, "superb": SUPERB}  # phones are for those who have a lexicon
 
 
 def demand_labels(tasks: Sequence[str], splits: Mapping[str, Clips], heads: str = "light") -> None:
