@@ -6,7 +6,8 @@ The first run's upstreams, fused teacher, student and untrained student, and the
 classifier reads one layer: of phones at single frames, of the rest the mean and deviation over a clip. Phones, styles
 and languages are learned from the training split and told of the test split; its speakers are in no other split, so
 half of each one's clips learn and the other half is scored. In percent; a table of the best layers, and knowledge.json
-beside the first run with all of them.
+beside the first run with all of them. Of recordings the phones are those of espeak-ng's reading, warped onto them, and
+styles and languages are asked where the training split has several.
 """
 
 import sys
@@ -21,18 +22,19 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from distill.data.clips import Clips
+from distill.data.corpora import load_splits
 from distill.data.embedded import build
+from distill.data.settings import Data
 from distill.encoders.frames import hear
 from distill.features import SAMPLE_RATE, Encoder, Features
 from distill.files import write_json
-from distill.limits import RecipeError
 from distill.loading import read_saved
 from distill.run import Run
 from distill.tasks.task import draw
 from students import make_student
 from students.export import open_student
 from teachers import build_teacher
-from teachers.pretrain.lessons import spoken
+from teachers.pretrain.lessons import Said, said_in
 
 TRAIN, TEST = 900, 600  # clips at most
 FRAMES = 12  # of each clip, for phones
@@ -51,9 +53,28 @@ class Heard:
     phones: list[str]  # of the frames
 
 
-def listen(encoder: Encoder, clips: Clips) -> Heard:
+@dataclass(frozen=True)
+class Asked:
+    """Some clips, and which phone is spoken when."""
+
+    clips: Clips
+    said: list[Said]
+
+    @classmethod
+    def of(cls, clips: Clips, most: int) -> "Asked":
+        """At most so many of the clips."""
+        some = clips.select(draw(np.arange(len(clips)), most).tolist())
+        return cls(some, said_in(some))
+
+    def labels(self) -> list[str]:
+        """What tells these clips apart."""
+        there = [name for name in CLIP_LABELS if name in self.clips.dataset.column_names]
+        return [name for name in there if len(set(self.clips.column(name))) > 1]
+
+
+def listen(encoder: Encoder, asked: Asked) -> Heard:
     """Hear the clips; which frames are kept depends on nothing but the clip."""
-    pooled, frames, phones, said = {}, {}, {}, spoken(clips)
+    pooled, frames, phones, clips, said = {}, {}, {}, asked.clips, asked.said
     for rows, features in hear(encoder.eval(), clips, SECONDS, torch.device("cpu")):
         for row, own_LTD in zip(rows.tolist(), own(features), strict=True):
             centres = features.grid.first + np.arange(own_LTD.shape[1]) / features.grid.rate
@@ -85,12 +106,12 @@ def told(train_ND: np.ndarray, labels: np.ndarray, test_ND: np.ndarray, wanted: 
     return 100 * float((probe.fit(train_ND, labels).predict(test_ND) == wanted).mean())
 
 
-def know(encoder: Encoder, train: Clips, test: Clips) -> dict[str, list[float]]:
+def know(encoder: Encoder, train: Asked, test: Asked) -> dict[str, list[float]]:
     """What is told of the test clips by each layer."""
     learned, asked = listen(encoder, train), listen(encoder, test)
-    found = {"phone": phone(learned, asked), "speaker": speaker(asked, np.asarray(test.column("speaker")))}
-    for label in CLIP_LABELS:
-        labels, wanted = np.asarray(train.column(label)), np.asarray(test.column(label))
+    found = {"phone": phone(learned, asked), "speaker": speaker(asked, np.asarray(test.clips.column("speaker")))}
+    for label in train.labels():
+        labels, wanted = np.asarray(train.clips.column(label)), np.asarray(test.clips.column(label))
         layers = zip(learned.clips_LCD, asked.clips_LCD, strict=True)
         found[label] = [told(train_CD, labels, test_CD, wanted) for train_CD, test_CD in layers]
     return found
@@ -124,21 +145,24 @@ def encoders(runs: Sequence[Path]) -> dict[str, Encoder]:
     return rows | {"untrained": make_student(recipe.student, recipe.student_seed())}
 
 
+def whole(data: Data) -> dict[str, Clips]:
+    """The splits, of the embedded corpus with what the synthesizer said when."""
+    if data.corpus != "embedded":
+        return load_splits(data)
+    clips = Clips(build(data.embedded))
+    return {name: clips.split(name) for name in ("train", "test")}
+
+
 def main(argv: list[str]) -> None:
     """Ask, and tell in a table."""
     if not argv or {"--help", "-h"} & set(argv):
         raise SystemExit(__doc__)
     runs = [Path(word) for word in argv]
-    data = read_saved(runs[0] / "recipe.yaml").data
-    if data.corpus != "embedded":
-        raise RecipeError(f"{runs[0]}: phones are known of the embedded corpus alone, data.corpus is {data.corpus}")
-    splits = {name: Clips(build(data.embedded)).split(name) for name in ("train", "test")}
-    train, test = (
-        splits[name].select(draw(np.arange(len(splits[name])), most).tolist())
-        for name, most in (("train", TRAIN), ("test", TEST))
-    )
+    splits = whole(read_saved(runs[0] / "recipe.yaml").data)
+    train, test = Asked.of(splits["train"], TRAIN), Asked.of(splits["test"], TEST)
     found = {}
-    print("| | phone | speaker | style | language |\n|---|---|---|---|---|")
+    titles = ["", "phone", "speaker", *train.labels()]
+    print("| " + " | ".join(titles) + " |\n|" + "---|" * len(titles))
     for name, encoder in encoders(runs).items():
         found[name] = know(encoder, train, test)
         best = [f"{max(layers):.1f} ({int(np.argmax(layers))})" for layers in found[name].values()]

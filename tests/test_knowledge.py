@@ -5,7 +5,8 @@ import pytest
 import torch
 from spoken import make_clips
 
-from benchmarks.knowledge import FRAMES, Heard, drawn_seconds, main, own, phone, speaker, told
+from benchmarks.knowledge import FRAMES, Asked, Heard, drawn_seconds, main, own, phone, speaker, told
+from distill.data.clips import Clips
 from distill.features import Features, Grid
 from teachers.pretrain.lessons import spoken
 
@@ -59,3 +60,13 @@ def test_frames_behind_a_clip_are_not_asked():
 def test_without_a_run_the_usage_is_told():
     with pytest.raises(SystemExit, match=r"benchmarks\.knowledge"):
         main([])
+
+
+def test_recordings_are_asked_about_what_tells_them_apart(monkeypatch):
+    """Phones as espeak-ng's reading has them, warped; of labels those of which there are several."""
+    monkeypatch.setattr(Clips, "audio", lambda clips, row: np.zeros(16_000, np.float32))
+    monkeypatch.setattr("teachers.pretrain.lessons.phones_of", lambda clips, audio: [["", "b"] for _ in audio])
+    recorded = Asked.of(make_clips(speaker=["x", "y"], language=["en", "en"], style=["sad", "calm"]), 9)
+    assert recorded.labels() == ["style"]
+    assert [one.at(np.array([0.0, 0.02])) for one in recorded.said] == [["", "b"]] * 2
+    assert len(Asked.of(recorded.clips, 1).said) == 1

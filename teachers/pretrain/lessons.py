@@ -8,6 +8,7 @@ import numpy as np
 
 from distill.data.clips import Clips
 from distill.features import SAMPLE_RATE
+from teachers.pretrain.alignment import phones_of
 from teachers.pretrain.clusters import CODEBOOKS, HOP, clean_mel, clusters
 from teachers.pretrain.material import Material
 
@@ -70,6 +71,14 @@ def spoken(clips: Clips) -> list[Said]:
     """The phones of the embedded corpus."""
     rows = zip(clips.dataset["phones"], clips.dataset["phone_starts"], strict=True)
     return [Said([phone.strip("',") for phone in names], np.asarray(starts)) for names, starts in rows]
+
+
+def said_in(clips: Clips) -> list[Said]:
+    """As the synthesizer knows them, or as they are found in recordings with transcripts."""
+    if "phone_starts" in clips.dataset.column_names:
+        return spoken(clips)
+    aligned = phones_of(clips, [clips.audio(row) for row in range(len(clips))])
+    return [Said(phones, np.arange(len(phones)) / 50 - 0.01) for phones in aligned]
 
 
 def phones(said: Sequence[Said], tracts: np.ndarray, frames: Sequence[int]) -> list[np.ndarray]:

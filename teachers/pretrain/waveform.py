@@ -12,10 +12,9 @@ from distill.data.clips import pad
 from distill.encoders.waveform import front_end_frames
 from distill.features import frame_mask
 from teachers.checkpoint import open_checkpoint
-from teachers.pretrain.alignment import phones_of
 from teachers.pretrain.answers import Answers
 from teachers.pretrain.clusters import CODEBOOKS
-from teachers.pretrain.lessons import Lessons, Said, found, known, spoken
+from teachers.pretrain.lessons import Lessons, found, known, said_in
 from teachers.pretrain.material import Material, material
 from teachers.pretrain.settings import Pretrain
 from teachers.pretrain.training import save, train
@@ -94,7 +93,7 @@ def pretrain_waveform(settings: Pretrain) -> None:
     """WavLM or HuBERT; targets are of the clean speech, the input is noisy and, for WavLM, mixed."""
     data = material(settings)
     model, extractor = begin(settings)
-    said = phones_said(data) if settings.lessons == "known" else []
+    said = said_in(data.clips) if settings.lessons == "known" else []
     if said:
         data = data.varied(settings.seed)
     lengths = data.samples
@@ -119,14 +118,6 @@ def pretrain_waveform(settings: Pretrain) -> None:
     model.train()
     train(settings, nn.ModuleList([model, answers]), lengths, loss)
     save(settings, model, extractor)
-
-
-def phones_said(data: Material) -> list[Said]:
-    """As the synthesizer knows them, or as they are found in recordings."""
-    if "phones" in data.clips.dataset.column_names:
-        return spoken(data.clips)
-    aligned = phones_of(data.clips, data.clean)
-    return [Said(phones, np.arange(len(phones)) / 50 - 0.01) for phones in aligned]
 
 
 def clustered(settings: Pretrain, data: Material, frames: Sequence[int]) -> Lessons:
