@@ -12,6 +12,7 @@ from distill.tasks.asr import FLAT, Asr
 from distill.tasks.task import Task
 
 CACHES = ("memory", "disk")
+STEPS = {"asr": 600, "sv": 400, "er": 400, "lid": 400, "pr": 2000}  # of light probes
 DATA = "data"  # the corpus of a task that is given no other one
 
 
@@ -25,7 +26,7 @@ class Evaluate:
     interface: str = "hconv"
     learning_rates: list[float] = field(default_factory=lambda: [1e-3, 3e-3, 1e-2])  # chosen from on validation
     seeds: list[int] = field(default_factory=lambda: [0, 1])  # the first one chooses the rate
-    steps: dict[str, int] = field(default_factory=lambda: {"asr": 600, "sv": 400, "er": 400, "lid": 400, "pr": 600})
+    steps: dict[str, int] = field(default_factory=dict)  # by task; without: STEPS for light heads, else as published
     flat: float = FLAT  # share of a light asr probe's steps with characters spread evenly; pauses make it harmful
     batch: int = 16  # clips per step; this and the next three are for light heads
     warmup: float = 0.1  # share of the steps
@@ -41,12 +42,13 @@ class Evaluate:
     def __post_init__(self):
         demand(self.heads in PROTOCOLS, f"evaluate.heads: no {self.heads!r}; there are {', '.join(PROTOCOLS)}")
         for task in self.tasks:
-            known = ", ".join(self.menu())
-            demand(task in self.menu(), f"evaluate.tasks: no task {task!r} with {self.heads} heads; there are {known}")
+            menu = ", ".join(self.menu())
+            demand(task in self.menu(), f"evaluate.tasks: no task {task!r} with {self.heads} heads; there are {menu}")
             demand(self.budget(task).steps >= 1, f"evaluate.steps: {task} needs 1 step or more")
-        for task in self.corpora:
-            known = {name: None for menu in PROTOCOLS.values() for name in menu}
-            demand(task in known, f"evaluate.corpora: there is no task {task!r}; there are {', '.join(known)}")
+        known = {name: None for menu in PROTOCOLS.values() for name in menu}
+        for key in ("corpora", "steps"):
+            for task in vars(self)[key]:
+                demand(task in known, f"evaluate.{key}: there is no task {task!r}; there are {', '.join(known)}")
         demand(self.cache in CACHES, f"evaluate.cache: no {self.cache!r}; there are {', '.join(CACHES)}")
         listed("evaluate.interface", self.interface, INTERFACES)
         rates = self.learning_rates
@@ -67,7 +69,7 @@ class Evaluate:
     def budget(self, task: str) -> Budget:
         """What a probe may spend; `steps` counts for published heads too, where it names the task."""
         if self.heads == "light":
-            steps = self.steps.get(task, 0)
+            steps = self.steps.get(task, STEPS[task])
             return Budget(self.interface, steps, self.batch, self.weight_decay, self.clip, self.warmup, decay=True)
         how = superb.TRAINING[task]
         steps = self.steps.get(task, how.steps)

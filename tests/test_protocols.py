@@ -6,10 +6,13 @@ import torch
 from spoken import make_clips
 
 from distill.encoders.frames import FrameCache
+from distill.loading import load
 from distill.probe import Split, schedule, score, train
 from distill.protocol import Evaluate
 from distill.tasks import SUPERB
 from distill.tasks.asr import Spelled, split_name
+from distill.tasks.superb import TRAINING
+from teachers import FAMILIES
 
 
 def test_phones_are_scored_by_the_phone():
@@ -70,6 +73,15 @@ def test_published_heads_are_trained_as_published():
         Evaluate(heads="superb")
     with pytest.raises(ValueError, match=r"evaluate\.heads: no 'heavy'; there are light, superb"):
         Evaluate(heads="heavy")
+
+
+@pytest.mark.parametrize("words", [["recipe=superb", "scale=base"], ["recipe=wavlm+whisper", "scale=large"]])
+def test_scales_of_published_size_train_published_heads_for_as_long_as_published(words):
+    """The steps of light heads are no part of them."""
+    evaluate = load(words, FAMILIES).evaluate
+    assert evaluate.heads == "superb"
+    for task in evaluate.tasks:
+        assert evaluate.budget(task).steps == TRAINING[task].steps
 
 
 @pytest.mark.parametrize("name", ["er", "sid", "ml-mono"])
