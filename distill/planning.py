@@ -217,7 +217,7 @@ def outlook(recipe: Recipe, parts: Callable[[torch.dtype], Parts], machine: Path
     lines += [BESIDE, ""]
     lines += [f"targets of an hour of audio in float16: {3600 * targets(upstreams, load, 2) / 1e9:.2f} GB"]
     lines += time_lines(recipe.distill.steps * recipe.distill.batch_seconds)
-    return "\n".join([*lines, scoring(recipe)])
+    return "\n".join([*lines, scoring(recipe), features(recipe, upstreams)])
 
 
 def scoring(recipe: Recipe) -> str:
@@ -227,6 +227,16 @@ def scoring(recipe: Recipe) -> str:
         corpora.setdefault(recipe.corpus_of(task), []).append(task)
     heard = "; ".join(f"{', '.join(tasks)} on {corpus}" for corpus, tasks in corpora.items())
     return f"evaluation, {recipe.evaluate.heads} heads: {heard}"
+
+
+def features(recipe: Recipe, upstreams: list[Listener]) -> str:
+    """What is kept of the largest row, the teacher's, while it is scored on a task."""
+    deep, wide = max(one.layers for one in upstreams), max(one.width for one in upstreams)
+    hour = 3600 * max(one.rate for one in upstreams) * deep * wide * 2
+    place = {"memory": "in memory", "disk": "on the disk"}[recipe.evaluate.cache]
+    return (
+        f"features of an hour of audio: {hour / 1e9:.2f} GB {place}; {recipe.evaluate.train_clips} clips at most learn"
+    )
 
 
 def time_lines(seconds: float) -> list[str]:
