@@ -77,10 +77,12 @@ def demand_all_labels(recipe: Recipe, waiting: Collection[str], corpora: Mapping
     """ValueError for a task whose corpus cannot serve it, before anything is trained."""
     if "fit" in waiting:
         demand_labels(recipe.fit.tasks, {"train": corpora[DATA]["train"]})
-    if "evaluate" in waiting:
-        for name, tasks in recipe.evaluate.by_corpus(recipe.evaluate.tasks).items():
+    probed = recipe.evaluate.tasks if "evaluate" in waiting else []
+    learned = recipe.finetune.tasks if "publish" in waiting else []
+    for heads, wanted in ((recipe.evaluate.heads, probed), ("light", learned)):
+        for name, tasks in recipe.evaluate.by_corpus(wanted).items():
             with speaking_of(name):
-                demand_labels(tasks, corpora[name], recipe.evaluate.heads)
+                demand_labels(tasks, corpora[name], heads)
 
 
 def work(place: Run, waiting: list[str], corpora: Mapping[str, Splits], say: Callable[[str], None]) -> None:

@@ -59,7 +59,12 @@ def test_a_run_that_made_nothing_leaves_its_place_to_another_recipe(tmp_path):
         open_run(first)
 
 
-def test_a_corpus_that_cannot_serve_the_tasks_ends_before_anything_is_trained(miniature, folder, tmp_path):
-    job = miniature.start([*words(miniature, tmp_path, folder), "fit.tasks=[asr,er]"])
+@pytest.mark.parametrize(
+    "given",
+    [["fit.tasks=[asr,er]"], ["stages=[fit,distill,evaluate,publish]", "publish.dry_run=true", "finetune.tasks=[er]"]],
+)
+def test_a_corpus_that_cannot_serve_the_tasks_ends_before_anything_is_trained(miniature, folder, tmp_path, given):
+    job = miniature.start([*words(miniature, tmp_path, folder), *given])
     assert job.code() == 1
     assert "er needs the column 'style'" in job.said() and "Traceback" not in job.said()
+    assert not (tmp_path / "run" / "teacher").exists()
