@@ -1,6 +1,6 @@
 """How espeak-ng pronounces the words of a corpus, for `data.lexicon`: phones where there is no other lexicon.
 
-python -m benchmarks.lexicon data.corpus=folder data.folder.path=<corpus> ... > lexicon.txt
+python -m benchmarks.lexicon recipe=<any> data.corpus=folder data.folder.path=<corpus> ... > lexicon.txt
 
 The words are those of all its transcripts, the phones espeak-ng's names for them, without stress and variants.
 """

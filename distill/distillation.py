@@ -155,17 +155,14 @@ def demand_whole_heads(accelerator: Accelerator, settings: Distill) -> None:
 
 
 def sources(student: Encoder, teacher: FusedTeacher, settings: Distill) -> list[Group]:
-    """The fused stack, or each upstream with pairs over its own depth, or both; of one upstream these are the same."""
-
-    def group(name: str, layers: int, width: int) -> Group:
-        return Group(name, tuple(pairs(student.layers, layers, settings.layers)), width)
-
+    """The fused stack and upstreams that teach, each with pairs over its own depth."""
+    sizes = {"": (teacher.layers, teacher.width)}
     upstreams = zip(teacher.upstreams, teacher.fusion.shapes, strict=True)
-    own = [group(name, shape.layers, shape.width) for name, shape in upstreams]
-    fused = [group("", teacher.layers, teacher.width)]
-    if len(own) == 1:
-        return fused
-    return {"fused": fused, "separate": own, "both": fused + own}[settings.supervise]
+    sizes |= {name: (shape.layers, shape.width) for name, shape in upstreams}
+    return [
+        Group(name, tuple(pairs(student.layers, sizes[name][0], settings.layers)), sizes[name][1])
+        for name in settings.sources(list(teacher.upstreams))
+    ]
 
 
 def supervise(teacher: FusedTeacher, groups: Sequence[Group], settings: Distill, dtype: torch.dtype) -> Supervision:

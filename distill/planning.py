@@ -93,9 +93,7 @@ class Load:
         processes, seconds = config["num_processes"], TYPICAL[spoken]
         passes = accumulation(settings.batch_seconds, settings.forward_seconds, processes)
         clips = max(round(settings.batch_seconds / passes / processes / seconds), 1)
-        own = len(recipe.teacher.upstreams)
-        sources = 1 if own == 1 else {"fused": 1, "separate": own, "both": 1 + own}[settings.supervise]
-        pairs = sources * settings.layers + (settings.interface_weight > 0)
+        pairs = len(settings.sources(recipe.teacher.upstreams)) * settings.layers + (settings.interface_weight > 0)
         shares = processes if recipe.teacher.shard else 1
         return cls(clips, seconds, pairs, config["deepspeed_config"]["zero_stage"], processes, shares)
 

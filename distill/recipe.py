@@ -1,6 +1,7 @@
 """One run as frozen plain data: the schema of a recipe."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -160,6 +161,12 @@ class Distill:
             )
         if self.layer_weights:
             as_many("distill.layer_weights", self.layer_weights, "distill.layers is", self.layers)
+
+    def sources(self, upstreams: Sequence[str]) -> list[str]:
+        """What teaches: upstreams by name, "" the fused stack, which a single upstream's own layers are already."""
+        if len(upstreams) == 1:
+            return [""]
+        return {"fused": [""], "separate": [*upstreams], "both": ["", *upstreams]}[self.supervise]
 
     def surroundings(self) -> Surroundings:
         """What the student hears besides the clips, or of them."""

@@ -25,6 +25,7 @@ from teachers.published import CONFIGS
 from teachers.rehearsal import listener
 
 ROOT = Path(package.__file__).parents[1]
+MACHINE, MINI = ROOT / "accelerate_config.yaml", ROOT / "teachers" / "mini"
 PUBLISHED = {  # millions of parameters, as the model pages say
     "microsoft/wavlm-base-plus": 94.4,
     "microsoft/wavlm-large": 315.5,
@@ -86,7 +87,7 @@ def test_parameters_and_multiply_adds_are_those_of_the_evaluation(family):
     seconds = 2.0
     measured = macs(real, np.zeros(round(seconds * 16_000), np.float32), torch.device("cpu"))
     with FakeTensorMode():
-        one = listener(family, build_upstream(family, "", f"random:{ROOT}/teachers/mini/{family}"), torch.float32)
+        one = listener(family, build_upstream(family, "", f"random:{MINI}/{family}"), torch.float32)
         assert one.weights() == parameters(real)
         assert one.macs(seconds) == pytest.approx(measured, rel=0.02)
 
@@ -101,7 +102,7 @@ def test_zero_shares_out_optimizer_then_gradients_then_weights(zero, processes, 
 
 def test_a_shared_teacher_takes_a_share_of_itself_and_what_a_pass_gathers(monkeypatch):
     with FakeTensorMode():
-        names = {family: f"random:{ROOT}/teachers/mini/{family}" for family in ("wavlm", "whisper")}
+        names = {family: f"random:{MINI}/{family}" for family in ("wavlm", "whisper")}
         both = [listener(one, build_upstream(one, "", name), torch.float32) for one, name in names.items()]
     weights = [one.weights() for one in both]
     assert planning.at_hand(both, 1) == sum(weights)
@@ -122,10 +123,8 @@ def test_zero_collects_gradients_and_flattens_a_share_of_them(zero, processes, c
 def test_only_the_largest_of_what_comes_one_after_the_other_counts():
     load_ = Load(clips=2, seconds=1.0, pairs=2, zero=2, processes=1, shares=1)
     with FakeTensorMode():
-        heard, student = (
-            listener(name, build_upstream(name, "", f"random:{ROOT}/teachers/mini/{name}"), torch.float32)
-            for name in ("whisper", "hubert")
-        )
+        upstreams = ((name, build_upstream(name, "", f"random:{MINI}/{name}")) for name in ("whisper", "hubert"))
+        heard, student = (listener(name, upstream, torch.float32) for name, upstream in upstreams)
         student.model.requires_grad_(True)
 
         def count(load: Load, half: bool = False) -> dict[str, float]:
@@ -186,7 +185,7 @@ def test_whisper_encoders_are_counted_without_their_decoder():
 
 
 def test_random_weights_are_always_the_same_and_none_of_the_shipped():
-    name = f"{ROOT}/teachers/mini/wavlm"
+    name = f"{MINI}/wavlm"
     first, second = (build_upstream("wavlm", "", f"random:{name}").state_dict() for _ in range(2))
     trained_ones = build_upstream("wavlm", "", name).state_dict()
     assert first.keys() == trained_ones.keys()
@@ -225,7 +224,7 @@ def outlook():
             return upstreams[:-1], upstreams[-1], parameters(teacher.fusion)
 
         with FakeTensorMode():
-            return planning.outlook(recipe, parts, ROOT / "accelerate_config.yaml")
+            return planning.outlook(recipe, parts, MACHINE)
 
     return make
 
@@ -233,10 +232,9 @@ def outlook():
 @pytest.mark.parametrize(("by", "pairs"), [("fused", 3), ("separate", 6), ("both", 9)])
 def test_every_source_of_targets_is_counted(by, pairs):
     words = ["recipe=wavlm+whisper", f"distill.supervise={by}", "distill.layers=3"]
-    machine = ROOT / "accelerate_config.yaml"
-    assert Load.of(load([*words, "distill.interface_weight=0"], FAMILIES), machine).pairs == pairs
-    assert Load.of(load([*words, "distill.interface_weight=0.5"], FAMILIES), machine).pairs == pairs + 1
-    assert Load.of(load(["recipe=wavlm", *words[1:], "distill.interface_weight=0"], FAMILIES), machine).pairs == 3
+    assert Load.of(load([*words, "distill.interface_weight=0"], FAMILIES), MACHINE).pairs == pairs
+    assert Load.of(load([*words, "distill.interface_weight=0.5"], FAMILIES), MACHINE).pairs == pairs + 1
+    assert Load.of(load(["recipe=wavlm", *words[1:], "distill.interface_weight=0"], FAMILIES), MACHINE).pairs == 3
 
 
 class Doubling(nn.Module):
@@ -293,9 +291,9 @@ def test_the_plan_says_which_task_hears_which_corpus(outlook):
 def test_more_audio_in_a_pass_takes_more_memory():
     def learned(seconds: float) -> float:
         recipe = load(["recipe=wavlm", f"distill.forward_seconds={seconds}", "distill.batch_seconds=80"], FAMILIES)
-        load_ = Load.of(recipe, ROOT / "accelerate_config.yaml")
+        load_ = Load.of(recipe, MACHINE)
         with FakeTensorMode():
-            one = listener("wavlm", build_upstream("wavlm", "", f"random:{ROOT}/teachers/mini/wavlm"), torch.float32)
+            one = listener("wavlm", build_upstream("wavlm", "", f"random:{MINI}/wavlm"), torch.float32)
             one.model.requires_grad_(True)
             return planning.learning(one, load_, 160, planning.LOSSES["l1_cosine"], half=False)
 
