@@ -158,13 +158,14 @@ def evaluate_task(
     task = settings.menu()[name].prepare(parts["train"].clips)
     budget = settings.budget(name)
     first, *others = settings.seeds
+    train_on, check_on = parts["train"], parts["validation"]
     probes, validation = {}, {}
     for rate in settings.learning_rates:
-        probes[rate] = train(task, parts["train"], budget, rate, first, device)
-        validation[rate] = score(task, probes[rate], parts["validation"], budget.batch, device)[task.metric]
+        probes[rate] = train(task, train_on, budget, rate, first, device, check_on)
+        validation[rate] = score(task, probes[rate], check_on, budget.batch, device)[task.metric]
     choose = min if task.lower_is_better else max
     best = choose(validation, key=lambda rate: validation[rate])
-    chosen = [probes[best], *(train(task, parts["train"], budget, best, seed, device) for seed in others)]
+    chosen = [probes[best], *(train(task, train_on, budget, best, seed, device, check_on) for seed in others)]
     tests = examine(task, chosen, parts["test"], budget.batch, device, predictions)
     values = [one[task.metric] for one in tests]
     extra = {key for one in tests for key in one} - {task.metric}
@@ -175,7 +176,12 @@ def evaluate_task(
         "seeds": values,
         "learning_rate": best,
         "validation": {f"{rate:g}": value for rate, value in validation.items()},
-        "budget": {"steps": budget.steps, "batch": budget.batch, "interface": budget.interface},
+        "budget": {
+            "steps": budget.steps,
+            "checks": budget.checks,
+            "batch": budget.batch,
+            "interface": budget.interface,
+        },
         "clips": {part: len(split.rows) for part, split in parts.items()},
     } | {key: mean(one[key] for one in tests if key in one) for key in sorted(extra)}
 
@@ -251,8 +257,11 @@ def _write(path: Path, settings: Evaluate, result: dict, task: str = "") -> None
 
 def _matter(settings: Evaluate, task: str) -> dict:
     """The settings that a cell depends on; one of another task or row does not make it old."""
-    steps = {task: settings.budget(task).steps} if task else {}
-    kept = asdict(replace(settings, tasks=[task] if task else [], steps=steps, students=[], cache="memory"))
+    budget = settings.budget(task) if task else None
+    steps, checks = ({task: budget.steps}, {task: budget.checks}) if budget else ({}, {})
+    own = {"tasks": [task] if task else [], "steps": steps, "checks": checks}
+    kept = asdict(replace(settings, **own, students=[], cache="memory"))
     idle = {"rows", "corpora"} | ({"flat"} if task != "asr" or settings.flat == FLAT else set())  # cells of before stay
+    idle |= set() if budget and budget.checks > 1 else {"checks"}
     corpus = {"corpus": settings.corpora[task]} if task in settings.corpora else {}
     return {name: value for name, value in kept.items() if name not in idle} | corpus

@@ -1,8 +1,8 @@
 """A probe: an interface and a head, trained on the frozen features of one encoder for one task."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from math import cos, pi
+from dataclasses import dataclass, field
+from math import cos, nan, pi
 
 import numpy as np
 import torch
@@ -29,6 +29,12 @@ class Budget:
     clip: float  # largest norm of the gradient
     warmup: float  # share of the steps
     decay: bool  # after it the rate falls to 0 by a cosine, or stays
+    checks: int = 1  # how often validation is looked at, evenly over the steps; the best state is kept
+
+    def __str__(self) -> str:
+        """For a reader of a report."""
+        kept = f", the best of {self.checks} states by validation" if self.checks > 1 else ""
+        return f"{self.steps} steps of {self.batch} clips{kept}"
 
 
 @dataclass(frozen=True)
@@ -61,14 +67,50 @@ class Probe(nn.Module):
         return outputs if isinstance(outputs, Spelled) else Spelled(outputs, lengths_B * self.times)
 
 
-def train(task: Task, split: Split, budget: Budget, rate: float, seed: int, device: torch.device) -> Probe | None:
-    """A probe trained with this highest learning rate; None when it diverged. Equal seeds, equal probes."""
+@dataclass
+class Best:
+    """The state of a probe that scored best on validation, of those it was looked at in; of equals the first."""
+
+    task: Task
+    validation: Split
+    budget: Budget
+    value: float = nan
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self):
+        steps, checks = self.budget.steps, self.budget.checks
+        self.steps = {round(steps * (i + 1) / checks) for i in range(checks)}  # after which it is looked at
+
+    def look(self, probe: Probe, device: torch.device) -> None:
+        """Keep the probe's weights if no earlier ones were as good; it goes on training as before."""
+        value = score(self.task, probe, self.validation, self.budget.batch, device)[self.task.metric]
+        probe.train()
+        if not self.state or (value < self.value if self.task.lower_is_better else value > self.value):
+            self.value, self.state = value, {name: weight.clone() for name, weight in probe.state_dict().items()}
+
+
+def train(
+    task: Task,
+    split: Split,
+    budget: Budget,
+    rate: float,
+    seed: int,
+    device: torch.device,
+    validation: Split | None = None,
+) -> Probe | None:
+    """A probe trained with this highest learning rate; None when it diverged. Equal seeds, equal probes.
+
+    With a validation split, the best by it of `budget.checks` states, of which the last is one.
+    """
+    best = Best(task, validation, budget) if validation is not None and budget.checks > 1 else None
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)  # dropout and masks draw too
-        return _train(task, split, budget, rate, seed, device)
+        return _train(task, split, budget, rate, seed, device, best)
 
 
-def _train(task: Task, split: Split, budget: Budget, rate: float, seed: int, device: torch.device) -> Probe | None:
+def _train(
+    task: Task, split: Split, budget: Budget, rate: float, seed: int, device: torch.device, best: Best | None
+) -> Probe | None:
     generator = torch.Generator().manual_seed(seed)
     layers, width = split.cache.hidden_FLD.shape[1:]
     probe = Probe(task, budget.interface, layers, width, split.cache.rate).to(device)
@@ -88,7 +130,13 @@ def _train(task: Task, split: Split, budget: Budget, rate: float, seed: int, dev
         (total / count).backward()
         nn.utils.clip_grad_norm_(probe.parameters(), budget.clip)
         optimizer.step()
-    return probe if all(bool(weight.isfinite().all()) for weight in probe.parameters()) else None
+        if best is not None and step + 1 in best.steps:
+            best.look(probe, device)
+    if not all(bool(weight.isfinite().all()) for weight in probe.parameters()):
+        return None
+    if best is not None:
+        probe.load_state_dict(best.state)
+    return probe
 
 
 def score(task: Task, probe: Probe | None, split: Split, batch: int, device: torch.device) -> dict[str, float]:

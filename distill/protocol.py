@@ -13,6 +13,7 @@ from distill.tasks.task import Task
 
 CACHES = ("memory", "disk")
 STEPS = {"asr": 600, "sv": 400, "er": 400, "lid": 400, "pr": 2000}  # of light probes
+CHECKS = {"pr": 10}  # of light probes; 1 for the others
 DATA = "data"  # the corpus of a task that is given no other one
 
 
@@ -27,6 +28,7 @@ class Evaluate:
     learning_rates: list[float] = field(default_factory=lambda: [1e-3, 3e-3, 1e-2])  # chosen from on validation
     seeds: list[int] = field(default_factory=lambda: [0, 1])  # the first one chooses the rate
     steps: dict[str, int] = field(default_factory=dict)  # by task; without: STEPS for light heads, else as published
+    checks: dict[str, int] = field(default_factory=dict)  # by task: looks at validation, of which the best state stays
     flat: float = FLAT  # share of a light asr probe's steps with characters spread evenly; pauses make it harmful
     batch: int = 16  # clips per step; this and the next three are for light heads
     warmup: float = 0.1  # share of the steps
@@ -45,8 +47,9 @@ class Evaluate:
             menu = ", ".join(self.menu())
             demand(task in self.menu(), f"evaluate.tasks: no task {task!r} with {self.heads} heads; there are {menu}")
             demand(self.budget(task).steps >= 1, f"evaluate.steps: {task} needs 1 step or more")
+            demand(self.budget(task).checks >= 1, f"evaluate.checks: {task} needs 1 or more, the last state's")
         known = {name: None for menu in PROTOCOLS.values() for name in menu}
-        for key in ("corpora", "steps"):
+        for key in ("corpora", "steps", "checks"):
             for task in vars(self)[key]:
                 demand(task in known, f"evaluate.{key}: there is no task {task!r}; there are {', '.join(known)}")
         demand(self.cache in CACHES, f"evaluate.cache: no {self.cache!r}; there are {', '.join(CACHES)}")
@@ -67,13 +70,14 @@ class Evaluate:
         return PROTOCOLS[self.heads] | ({"asr": Asr(flat=self.flat)} if self.heads == "light" else {})
 
     def budget(self, task: str) -> Budget:
-        """What a probe may spend; `steps` counts for published heads too, where it names the task."""
+        """What a probe may spend; `steps` and `checks` count for published heads too, where they name the task."""
         if self.heads == "light":
-            steps = self.steps.get(task, STEPS[task])
-            return Budget(self.interface, steps, self.batch, self.weight_decay, self.clip, self.warmup, decay=True)
+            steps, checks = self.steps.get(task, STEPS[task]), self.checks.get(task, CHECKS.get(task, 1))
+            schedule = (self.weight_decay, self.clip, self.warmup)
+            return Budget(self.interface, steps, self.batch, *schedule, decay=True, checks=checks)
         how = superb.TRAINING[task]
-        steps = self.steps.get(task, how.steps)
-        return Budget(self.interface, steps, how.batch, how.weight_decay, how.clip, 0.0, decay=False)
+        steps, checks = self.steps.get(task, how.steps), self.checks.get(task, how.checks)
+        return Budget(self.interface, steps, how.batch, how.weight_decay, how.clip, 0.0, decay=False, checks=checks)
 
     def corpus(self, task: str) -> str:
         """What the recipe calls the corpus that a task is scored on."""

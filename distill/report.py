@@ -46,7 +46,7 @@ def write_report(folder: Path) -> Path:
             "lead": lead(facts),
             "recipe": recipe,
             "corpora": {task.upper(): recipe.corpus_of(task) for task in settings.tasks if task in settings.corpora},
-            "steps": ", ".join(f"{task.upper()} {settings.budget(task).steps}" for task in settings.tasks),
+            "budgets": ", ".join(f"{task.upper()} {settings.budget(task)}" for task in settings.tasks),
             "environment": read_json(folder / "environment.json"),
             "scores": tables.score_table(facts, places),
             "costs": tables.cost_table(facts, places),

@@ -31,7 +31,8 @@ QUICK = Evaluate(
 def test_the_rate_is_chosen_on_validation_with_the_first_seed(monkeypatch, splits, tmp_path, lower, chosen):
     trained = []
 
-    def fake_train(task, split, budget, rate, seed, device):
+    def fake_train(task, split, budget, rate, seed, device, validation):
+        assert validation is parts["validation"]
         trained.append((rate, seed))
         return rate, seed
 
@@ -117,6 +118,20 @@ def test_the_flat_start_is_recognitions_alone(tmp_path, splits):
         == first
     )
     assert row.heard == heard, "cells of other tasks stay"
+
+
+def test_more_looks_at_validation_make_old_what_they_touch_alone(tmp_path, splits):
+    row, quiet = Levels(), {"say": lambda _: None}
+    evaluate_rows({"one": row}, {"data": splits}, QUICK, tmp_path, CPU, **quiet)
+    before = {task: (tmp_path / f"one.{task}.json").read_bytes() for task in QUICK.tasks}
+    for checks, anew in (({"er": 3}, {"er"}), ({"er": 3, "lid": 2}, {"lid"}), ({"er": 3}, {"lid"})):
+        looking = replace(QUICK, checks=checks)
+        found = evaluate_rows({"one": row}, {"data": splits}, looking, tmp_path, CPU, **quiet)
+        after = {task: (tmp_path / f"one.{task}.json").read_bytes() for task in QUICK.tasks}
+        assert {task for task in before if before[task] != after[task]} == anew
+        before = after
+    budgets = {task: cell["budget"]["checks"] for task, cell in found["rows"]["one"]["tasks"].items()}
+    assert budgets == {"sv": 1, "er": 3, "lid": 1}
 
 
 def test_features_on_the_disk_give_the_same_result_and_are_gone_at_the_end(tmp_path, splits):
@@ -248,6 +263,8 @@ def test_a_missing_cell_is_named(tmp_path):
         ({"interface": "mean"}, "no 'mean'\nthere are: hconv, weighted_sum, gumbel"),
         ({"flat": 1.0}, "evaluate.flat must be in "),
         ({"steps": {"sv": 0}}, "evaluate.steps: sv needs 1 step"),
+        ({"checks": {"sv": 0}}, "evaluate.checks: sv needs 1 or more, the last state's"),
+        ({"checks": {"srv": 5}}, "evaluate.checks: there is no task 'srv'; there are asr, sv, er, lid, pr"),
         ({"steps": {"srv": 5}}, "evaluate.steps: there is no task 'srv'; there are asr, sv, er, lid, pr"),
         ({"learning_rates": []}, "learning_rates must be above 0"),
         ({"seeds": []}, "one seed or more"),

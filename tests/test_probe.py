@@ -116,6 +116,40 @@ def test_all_of_a_budget_tells_in_the_probe(change):
     assert not any(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(("lower", "kept"), [(True, 2), (False, 1)])
+def test_of_the_states_that_validation_has_seen_the_best_stays(monkeypatch, lower, kept):
+    """Of two equals the first; looking on changes nothing in how the probe is trained, nor whether it drops out."""
+    clips, label = speakers(40, 4)
+    task, split, unheard = TASKS["er"].prepare(clips), labelled(clips, label, 0), labelled(clips, label, 1)
+    budget, seen, values = replace(BUDGET, steps=8, checks=4), [], iter([40.0, 90.0, 10.0, 10.0])
+    monkeypatch.setattr(TASKS["er"].__class__, "lower_is_better", lower)
+
+    def looked(task, probe, validation, batch, device):
+        assert validation is unheard
+        seen.append([weight.clone() for weight in probe.parameters()])
+        probe.eval()
+        return {"accuracy": next(values)}
+
+    monkeypatch.setattr(probe, "score", looked)
+    monkeypatch.setattr(probe.Probe, "forward", training_only(probe.Probe.forward))
+    best = train(task, split, budget, 1e-2, 0, CPU, unheard)
+    assert len(seen) == 4 and not torch.equal(seen[0][0], seen[1][0])
+    assert all(torch.equal(a, b) for a, b in zip(best.parameters(), seen[kept], strict=True))
+    last = train(task, split, replace(budget, checks=1), 1e-2, 0, CPU, unheard)
+    assert len(seen) == 4, "the last state alone needs no look"
+    assert all(torch.equal(a, b) for a, b in zip(last.parameters(), seen[3], strict=True))
+
+
+def training_only(forward):
+    """The same forward, which refuses a module that does not train."""
+
+    def checked(self, *inputs):
+        assert self.training
+        return forward(self, *inputs)
+
+    return checked
+
+
 def test_weights_that_are_no_numbers_after_the_last_step_are_divergence():
     clips, label = speakers(40, 4)
     task, short = TASKS["er"].prepare(clips), replace(BUDGET, steps=1, warmup=0.0, weight_decay=0.0)

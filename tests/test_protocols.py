@@ -59,14 +59,14 @@ def test_classes_are_as_unequal_as_the_corpus_has_them(name):
 def test_published_heads_are_trained_as_published():
     settings = Evaluate(tasks=list(SUPERB), heads="superb", steps={"er": 5})
     budgets = {name: settings.budget(name) for name in SUPERB}
-    assert {name: (one.steps, one.batch, one.weight_decay, one.clip) for name, one in budgets.items()} == {
-        "asr": (200_000, 32, 0.0, 1.0),
-        "pr": (100_000, 32, 0.0, 1.0),
-        "sid": (200_000, 32, 0.0, 1.0),
-        "sv": (200_000, 50, 0.01, 1000.0),
-        "er": (5, 32, 0.0, 1.0),
-        "ml-mono": (15_000, 32, 1e-6, 1.0),
-        "ml-multi": (300_000, 32, 1e-6, 1.0),
+    assert {name: (one.steps, one.batch, one.weight_decay, one.clip, one.checks) for name, one in budgets.items()} == {
+        "asr": (200_000, 32, 0.0, 1.0, 100),
+        "pr": (100_000, 32, 0.0, 1.0, 100),
+        "sid": (200_000, 32, 0.0, 1.0, 40),
+        "sv": (200_000, 50, 0.01, 1000.0, 10),
+        "er": (5, 32, 0.0, 1.0, 30),
+        "ml-mono": (15_000, 32, 1e-6, 1.0, 15),
+        "ml-multi": (300_000, 32, 1e-6, 1.0, 100),
     }
     assert {schedule(step, budgets["asr"]) for step in (0, 1000, 199_999)} == {1.0}
     with pytest.raises(ValueError, match="no task 'lid' with superb heads; there are asr, pr, sid, sv, er"):
