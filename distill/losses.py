@@ -66,29 +66,14 @@ def cka(pred_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor) -> tuple[Tensor
 
 
 def _centred(hidden_BKTD: Tensor, mask_BT: Tensor) -> Tensor:
-    return (hidden_BKTD - _mean(hidden_BKTD, mask_BT)).masked_fill(~mask_BT[:, None, :, None], 0.0)
-
-
-def _mean(hidden_BKTD: Tensor, mask_BT: Tensor) -> Tensor:
-    """Of each clip's valid frames: (B, K, 1, D); padding must be zero."""
-    return hidden_BKTD.sum(2, keepdim=True) / mask_BT.sum(1).clamp(min=1)[:, None, None, None]
+    mean_BK1D = hidden_BKTD.sum(2, keepdim=True) / mask_BT.sum(1).clamp(min=1)[:, None, None, None]
+    return (hidden_BKTD - mean_BK1D).masked_fill(~mask_BT[:, None, :, None], 0.0)
 
 
 def l1_cosine_gram(pred_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
     """Frames as they are and as they relate to each other: the sum of l1_cosine and gram."""
     each, frames = l1_cosine(pred_BKTD, target_BKTD, mask_BT)
     return each + gram(pred_BKTD, target_BKTD, mask_BT)[0], frames
-
-
-def l1_cosine_clip(pred_BKTD: Tensor, target_BKTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Frames by l1_cosine, and so each clip's mean frame, as often as it has frames: sums (K,), valid frames ().
-
-    What lasts all through a clip, voice and manner, is a small share of a frame's error and all of the mean's.
-    """
-    each, frames = l1_cosine(pred_BKTD, target_BKTD, mask_BT)
-    pred_BKTD, target_BKTD = _valid(pred_BKTD, target_BKTD, mask_BT)
-    means = [_mean(hidden_BKTD, mask_BT).expand_as(hidden_BKTD) for hidden_BKTD in (pred_BKTD, target_BKTD)]
-    return each + l1_cosine(*means, mask_BT)[0], frames
 
 
 LOSSES = {
@@ -99,7 +84,6 @@ LOSSES = {
     "gram": gram,
     "cka": cka,
     "l1_cosine_gram": l1_cosine_gram,
-    "l1_cosine_clip": l1_cosine_clip,
 }
 
 

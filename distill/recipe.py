@@ -114,11 +114,11 @@ class Distill:
     cache_precision: str = within("float16", menu=PRECISIONS)  # of cached targets
     codebooks: int = within(4, least=1)  # bytes for each target and frame, where targets are codes
     seed: int = within(-1, least=-1)  # of the student's first weights, of batches, masks and noise; -1: the recipe's
-    supervise: str = within("fused", menu=SUPERVISE)  # by the fused stack, by each upstream's own layers, or by both
+    supervise: str = within("both", menu=SUPERVISE)  # by the fused stack, by each upstream's own layers, or by both
     loss: str = within("l1_cosine", menu=LOSSES)
     layers: int = within(4, least=1)  # K evenly spaced pairs of a student layer and a layer of each source
     layer_weights: list[float] = within((), least=0)  # one for each pair of a source; empty: equal
-    interface_weight: float = within(0.5, least=0)  # of the interface's output as a target too; 0: none
+    interface_weight: float = within(0.0, least=0)  # of the interface's output as a target too; 0: none
     posteriors_weight: float = within(0.0, least=0)  # of what the teacher's task heads make of that output; 0: none
     restore_rate: bool = True  # a student of fewer frames than its teacher tells all of them; false: as many as it has
     mask: float = within(

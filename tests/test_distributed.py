@@ -12,7 +12,7 @@ from miniature import CONFIG, ROOT, Miniature, journal, on, weights
 from distill.runtime import free_port
 
 STAGES = ["stages=[fit,distill]", "student.dropout=0"]  # dropout draws other masks in another process
-STAGES += ["distill.posteriors_weight=0.5"]
+STAGES += ["distill.interface_weight=0.5", "distill.posteriors_weight=0.5"]
 BOTH = os.sched_getaffinity(0)  # a core for each process, where there are two
 LEARNED = 1e-3  # how far the student's weights move at least, root mean square
 

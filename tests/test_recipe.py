@@ -230,7 +230,7 @@ WRONG = {
     "distill.posteriors_weight=-1": ["distill.posteriors_weight must be at least 0"],
     "distill={posteriors_weight: 1, interface_weight: 0}": ["needs distill.interface_weight above 0, got 0"],
     "distill={posteriors_weight: 1, targets: codes}": ["distill.targets other than codes"],
-    "distill.balance=gradient": ["choose distill.supervise=separate or both"],
+    "distill={balance: gradient, supervise: fused}": ["choose distill.supervise=separate or both"],
     "distill.noise_db=[20,0]": ["distill.noise_db=[20.0, 0.0] must rise"],
     "distill.reverb_share=2": ["distill.reverb_share=2 be 1 at most"],
     "distill.reverb_seconds=[0.6,0.1]": ["distill.reverb_seconds=[0.6, 0.1] must rise"],

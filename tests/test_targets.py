@@ -217,7 +217,7 @@ def test_half_the_bits_give_nearly_the_same_targets(teacher, clips):
 
 GIVEN = {
     "cached": [
-        *("distill.cache_precision=int8", "distill.posteriors_weight=0.5", "distill.supervise=both"),
+        *("distill.cache_precision=int8", "distill.interface_weight=0.5", "distill.posteriors_weight=0.5"),
         *("distill.balance=gradient", "distill.reverb_share=0.5", "distill.noise_share=0.5"),
     ],
     "codes": [],
