@@ -160,7 +160,8 @@ def learning(student: Listener, load: Load, width: int, loss: LossFunction, *, h
     pairs, heads = load.pairs, nn.ModuleList(nn.Linear(student.width, width) for _ in range(load.pairs))
 
     def compare(hidden: tuple[Tensor, ...]) -> Tensor:
-        predicted = torch.stack([head(hidden[-1 - pair]) for pair, head in enumerate(heads)], 1)
+        layers = [hidden[-1 - pair % len(hidden)] for pair in range(pairs)]  # several sources have a layer told
+        predicted = torch.stack([head(layer) for head, layer in zip(heads, layers, strict=True)], 1)
         target = torch.zeros(predicted.shape)
         return loss(predicted, target, torch.ones(len(predicted), predicted.shape[2], dtype=torch.bool))[0].sum()
 
