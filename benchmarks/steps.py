@@ -27,7 +27,8 @@ from distill.teacher import FusedTeacher
 MACHINE = Path(__file__).resolve().parent.parent / "accelerate_config.yaml"
 PROGRESS = 0.5  # at which fit is measured: its first quarter has a cheaper loss than CTC
 BEYOND = f"{BACKWARD}, student"  # before it the part `backward` is that of heads and loss
-SUPERVISING = ("fusion", "targets", "heads, loss", BACKWARD)  # what of a step is neither hearing nor learning
+# what of a step is neither hearing nor learning; of several sources the fusion is told among the targets
+SUPERVISING = ("fusion", "targets", "heads, loss", BACKWARD)
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}  # dense bf16 operations a second, by a GPU's name
 
 Feed = Iterator[tuple[Batch, float]]  # batches, and the seconds of audio in them that are no padding

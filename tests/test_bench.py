@@ -28,7 +28,7 @@ from distill.supervision.targets import Supervision, memory, online
 from distill.teacher import FusedTeacher
 
 CPU = torch.device("cpu")
-SETTINGS = Distill(layers=2, interface_weight=1.0)
+SETTINGS = Distill(layers=2, interface_weight=1.0, supervise="fused")
 QUICK = Evaluate(batch=4)
 SAMPLES = (8000, 12000)  # of the clips, in turn
 
@@ -118,7 +118,8 @@ def test_what_is_neither_hearing_nor_learning_is_fusion_and_losses():
 
 
 def test_the_parts_of_a_step_at_any_scale_are_told(capsys):
-    anatomy.main(["clips=2", "seconds=0.5", "scale=mini", "student.layers=2", "distill.layers=2"])
+    student = ["student.layers=2", "distill.layers=2", "distill.supervise=fused"]
+    anatomy.main(["clips=2", "seconds=0.5", "scale=mini", *student])
     title, *rows, total, supervised = [line for line in capsys.readouterr().out.splitlines() if line][1:]
     spent = {row[:22].strip(): float(row.split()[-2]) for row in rows}
     parts = {"data", "targets", "wavlm", "whisper", "fusion", "front end", "student", "heads, loss", "optimizer"}
