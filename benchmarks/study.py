@@ -1,15 +1,20 @@
-"""Many runs, one after another, and one table of their students: `make study`.
+"""Many runs, one after another or several at once, and one table of their students: `make study`.
 
 A study is a file of cells, each the words of a command; every cell is run once for each seed of distillation, in a
 folder of its own, and a finished stage is not run again. Cells whose teachers are the same share one fitted teacher.
 """
 
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
 from typing import cast
 
 import yaml
@@ -24,7 +29,10 @@ from teachers import FAMILIES
 
 CHECKPOINTS = "teacher.checkpoints."
 ROOT = Path(__file__).parent.parent
-USAGE = "usage: python -m benchmarks.study [study=<file>] [runs=<folder>] [cells=a,b] [seeds=0,1] [key=value ...]"
+USAGE = (
+    "usage: python -m benchmarks.study [study=<file>] [runs=<folder>] [cells=a,b] [seeds=0,1] [jobs=1] "
+    "[key=value ...]\njobs: runs at once, each on its share of the cores; what each says goes to <runs>/<its name>.log"
+)
 
 
 @dataclass(frozen=True)
@@ -103,30 +111,58 @@ def lend_teacher(trial: Trial, others: Sequence[Trial]) -> None:
     unfinished.rename(trial.run.teacher)
 
 
-def launched(words: Sequence[str]) -> int:
-    """The ordinary command in a process of its own; its exit code."""
+Launch = Callable[[Sequence[str], int, int], int]
+
+
+def launched(words: Sequence[str], job: int = 0, jobs: int = 1) -> int:
+    """The ordinary command in a process of its own; its exit code.
+
+    One of several jobs keeps to its share of the cores, and what it says to a file beside its run's folder.
+    """
     command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "distill.py", *words]
-    return subprocess.run(command, cwd=ROOT, check=False).returncode
+    if jobs == 1:
+        return subprocess.run(command, cwd=ROOT, check=False).returncode
+    values = dict(word.split("=", 1) for word in words)
+    log, cores = Path(values["runs"]) / f"{values['name']}.log", sorted(os.sched_getaffinity(0))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+        os.sched_setaffinity(process.pid, cores[job::jobs] or [cores[job % len(cores)]])
+        return process.wait()
 
 
 def run_all(
-    wanted: Sequence[Trial], launch: Callable[[Sequence[str]], int] = launched, others: Sequence[Trial] = ()
+    wanted: Sequence[Trial], launch: Launch = launched, others: Sequence[Trial] = (), jobs: int = 1
 ) -> list[str]:
     """Run what is not finished; the names of the runs that failed, which do not keep others from being run.
 
-    others: runs whose teachers may be lent too.
+    others: runs whose teachers may be lent too. jobs: runs at once; of those with one teacher the first fits it, and
+    the others wait for that.
     """
-    failed = []
-    for number, trial in enumerate(wanted, 1):
+    fitting = {trial.teacher(): Lock() for trial in wanted}
+    free: SimpleQueue[int] = SimpleQueue()
+    for job in range(jobs):
+        free.put(job)
+
+    def run(number: int, trial: Trial) -> int:
         name = trial.run.folder.name
         if trial.finished():
             print(f"study {number}/{len(wanted)}: {name} is finished", flush=True)
-            continue
-        lend_teacher(trial, [*wanted, *others])
-        print(f"study {number}/{len(wanted)}: {name}", flush=True)
-        if launch(trial.words):
-            failed.append(name)
-    return failed
+            return 0
+        job = free.get()
+        try:
+            with fitting[trial.teacher()] if jobs > 1 else nullcontext():
+                lend_teacher(trial, [*wanted, *others])
+                if jobs > 1 and not trial.run.finished("fit"):
+                    launch([*trial.words, "stages=[fit]"], job, jobs)
+            print(f"study {number}/{len(wanted)}: {name}", flush=True)
+            return launch(trial.words, job, jobs)
+        finally:
+            free.put(job)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        codes = list(pool.map(run, range(1, len(wanted) + 1), wanted))
+    return [trial.run.folder.name for trial, code in zip(wanted, codes, strict=True) if code]
 
 
 def finished(all_: Sequence[Trial]) -> dict[str, list[Path]]:
@@ -152,14 +188,19 @@ def main(argv: list[str]) -> None:
     if {"--help", "-h"} & set(argv):
         print(USAGE)
         return
-    own = {"study": str(ROOT / "recipes/studies/fused.yaml"), "runs": "runs/study", "cells": "", "seeds": ""}
+    own = {"study": str(ROOT / "recipes/studies/fused.yaml"), "runs": "runs/study"}
+    own |= {"cells": "", "seeds": "", "jobs": "1"}
     own |= {key: value for key, _, value in (word.partition("=") for word in argv) if key in own}
     given = [word for word in argv if word.partition("=")[0] not in own]
     study, runs = read_study(Path(own["study"])), Path(own["runs"]).resolve()
     cells, seeds = some("cells", own["cells"], study.cells), some("seeds", own["seeds"], map(str, study.seeds))
     study = replace(study, cells={name: study.cells[name] for name in study.cells if name in (*cells, study.against)})
     everything = list(trials(study, given, runs))
-    failed = run_all([trial for trial in everything if str(trial.seed) in seeds], others=everything)
+    if not own["jobs"].isdecimal() or own["jobs"] == "0":
+        raise RecipeError(f"jobs={own['jobs']} must be a whole number of runs at once, 1 or more")
+    failed = run_all(
+        [trial for trial in everything if str(trial.seed) in seeds], others=everything, jobs=int(own["jobs"])
+    )
     done = finished(everything)
     if study.against in done:
         print(write_verdict(done, study.against, study.metrics, runs))

@@ -17,7 +17,7 @@ from distill.data.batches import Batch
 from distill.data.clips import Clips
 from distill.data.embedded import cache_folder
 from distill.data.stream import Feed, Source
-from distill.distiller import Distiller, Group, Outcome, pairs
+from distill.distiller import Distiller, Group, Outcome, pairs, shares
 from distill.features import Encoder
 from distill.harder import QUIET, Surroundings
 from distill.loop import Plan, optimizer, train
@@ -160,8 +160,8 @@ def sources(student: Encoder, teacher: FusedTeacher, settings: Distill) -> list[
     upstreams = zip(teacher.upstreams, teacher.fusion.shapes, strict=True)
     sizes |= {name: (shape.layers, shape.width) for name, shape in upstreams}
     return [
-        Group(name, tuple(pairs(student.layers, sizes[name][0], settings.layers)), sizes[name][1])
-        for name in settings.sources(list(teacher.upstreams))
+        Group(name, tuple(pairs(student.layers, sizes[name][0], settings.layers)), sizes[name][1], weight)
+        for name, weight in settings.sources(list(teacher.upstreams)).items()
     ]
 
 
@@ -187,9 +187,9 @@ def build(
         if settings.targets == "codes":
             layers = [layer for group in groups for layer, _ in group.pairs]
             layers += [student.layers - 1] * (settings.interface_weight > 0)
-            shares = [weight / sum(weights) / len(groups) for _ in groups for weight in weights]
-            shares += [settings.interface_weight]
-            return CodeDistiller(student, layers, settings.codebooks, shares[: len(layers)], times)
+            parts = [share * weight / sum(weights) for share in shares(groups) for weight in weights]
+            parts += [settings.interface_weight]
+            return CodeDistiller(student, layers, settings.codebooks, parts[: len(layers)], times)
         return Distiller(
             student,
             groups,

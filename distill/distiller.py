@@ -30,10 +30,19 @@ class Group:
     name: str  # of the upstream; empty: the fused stack
     pairs: tuple[tuple[int, int], ...]  # student layer, layer of the source
     width: int  # features of the source's frames
+    weight: float = 1.0  # of its loss, beside those of the other sources
 
     def names(self) -> list[str]:
         """Its targets in the log."""
         return [f"{self.name}_{number}".lstrip("_") for number in range(1, len(self.pairs) + 1)]
+
+
+def shares(groups: Sequence[Group]) -> tuple[float, ...]:
+    """What part of the loss each group's is; they sum to 1. Raises ValueError for weights that cannot be."""
+    weights = [group.weight for group in groups]
+    if min(weights) <= 0:
+        raise ValueError(f"weights of sources must be above 0, got {weights}; leave a source out instead")
+    return tuple(weight / sum(weights) for weight in weights)
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class Outcome:
 class Distiller(nn.Module):
     """A student and one head per target; the heads stay behind when the student is published.
 
-    loss_sum / count = mean over groups of the mean of their layers' losses by `weights`
+    loss_sum / count = mean over groups, by their own weights, of the mean of their layers' losses by `weights`
     + interface_weight * the interface's loss. drop, balance: see `_balanced`; passes: of a process in a step.
     times: frames that the heads tell of each of the student's, for a teacher of a higher rate; the loss is over those.
     """
@@ -79,6 +88,7 @@ class Distiller(nn.Module):
         self.interface_head = None if interface_width is None else _head(student.width, interface_width, times)
         self.loss = LOSSES[loss]
         self.weights = tuple(weight / sum(weights) for weight in weights)  # no buffer: bf16 would round it
+        self.shares = shares(groups)
         self.interface_weight, self.drop = interface_weight, drop
         self.doubts = nn.Parameter(torch.zeros(len(groups))) if balance == "uncertainty" else None
         self.norms = GradientNorms(len(groups), passes) if balance == "gradient" else None
@@ -93,7 +103,8 @@ class Distiller(nn.Module):
         told = [self._told(head, heard, layer) for head, layer in zip(self.heads, self.layers, strict=True)]
         pred_BKTD = torch.stack([pad(part, (0, max(self.widths) - part.shape[2])) for part in told], dim=1)
         sums_K, count, agreement = self._compare(self._finer(heard, pred_BKTD), targets, self.widths)
-        loss_sum = self._balanced(self._by_group(sums_K), count, heard.hidden).mean()
+        balanced_G = self._balanced(self._by_group(sums_K), count, heard.hidden)
+        loss_sum = torch.stack([share * own for share, own in zip(self.shares, balanced_G, strict=True)]).sum()
         if self.interface_head is None or self.interface_width is None or interface_BTD is None:
             return Outcome(loss_sum, count, agreement, None, None)
         pred = self._finer(heard, self._told(self.interface_head, heard, -1)[:, None])

@@ -14,7 +14,7 @@ from distill.data.corpora import speaking_of
 from distill.data.settings import CORPORA, Data
 from distill.encoders.family import Family
 from distill.limits import RecipeError, listed, nearest
-from distill.recipe import STAGES, Recipe
+from distill.recipe import FUSED, STAGES, Recipe
 from distill.upstreams import ROWS, resolve
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -263,6 +263,9 @@ def complete(recipe: Recipe, families: Mapping[str, Family], given: Sequence[str
         for key in given:
             if key.startswith(f"teacher.{section}."):
                 listed(f"teacher.{section}", key.removeprefix(f"teacher.{section}."), names)
+    for name in recipe.distill.source_weights:
+        listed("distill.source_weights", name, [FUSED, *names])
+    recipe.distill.sources(names)  # fails where no weight is left
     for row in recipe.evaluate.rows:
         listed("evaluate.rows", row, [*ROWS, *names])
     if recipe.student.front_end not in ("", "first"):

@@ -1,5 +1,6 @@
 """One run as frozen plain data: the schema of a recipe."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from distill.tasks import TASKS
 
 STAGES = ("fit", "distill", "evaluate", "report", "publish")
 USUAL = STAGES[:-1]  # what goes out of the house is asked for
+FUSED = "fused"  # the fused stack among the sources of a recipe
 WHISPER_WINDOWS = ("full", "fast")
 SEAMLESS_STATES = ("conformer", "adaptor")
 
@@ -115,6 +117,7 @@ class Distill:
     codebooks: int = within(4, least=1)  # bytes for each target and frame, where targets are codes
     seed: int = within(-1, least=-1)  # of the student's first weights, of batches, masks and noise; -1: the recipe's
     supervise: str = within("both", menu=SUPERVISE)  # by the fused stack, by each upstream's own layers, or by both
+    source_weights: dict[str, float] = field(default_factory=dict)  # fused, or an upstream -> of its loss; without: 1
     loss: str = within("l1_cosine", menu=LOSSES)
     layers: int = within(4, least=1)  # K evenly spaced pairs of a student layer and a layer of each source
     layer_weights: list[float] = within((), least=0)  # one for each pair of a source; empty: equal
@@ -130,7 +133,7 @@ class Distill:
     reverb_share: float = within(0.0, least=0)  # of the clips, which the student hears in a room
     reverb_seconds: list[float] = within((0.1, 0.6), least=0.01)  # until 60 dB down, shortest and longest
     drop: float = within(0.0, least=0, below=1)  # how often a source is left out of a pass, unless its loss is highest
-    balance: str = within("equal", menu=BALANCE)  # weights of the sources: 1, or learned
+    balance: str = within("equal", menu=BALANCE)  # weights of the sources beside source_weights: 1, or learned
     save_every: int = within(100, least=1)  # optimizer steps
     log_every: int = within(10, least=1)  # optimizer steps
     stream: Stream = field(default_factory=Stream)  # what is heard instead of the training split
@@ -152,6 +155,9 @@ class Distill:
                 "distill.posteriors_weight is of what task heads make of the interface's output, which needs "
                 f"distill.interface_weight above 0, got {self.interface_weight:g}, and distill.targets other than codes"
             )
+        for name, weight in self.source_weights.items():
+            if not 0 <= weight < math.inf:
+                raise RecipeError(f"distill.source_weights.{name} must be at least 0, got {weight:g}")
         if self.balance == "gradient" and self.supervise == "fused":
             raise RecipeError("distill.balance=gradient weighs sources; choose distill.supervise=separate or both")
         if self.stream.name and self.targets != "online":
@@ -162,11 +168,19 @@ class Distill:
         if self.layer_weights:
             as_many("distill.layer_weights", self.layer_weights, "distill.layers is", self.layers)
 
-    def sources(self, upstreams: Sequence[str]) -> list[str]:
-        """What teaches: upstreams by name, "" the fused stack, which a single upstream's own layers are already."""
+    def sources(self, upstreams: Sequence[str]) -> dict[str, float]:
+        """What teaches and how much it weighs: upstreams by name, "" the fused stack.
+
+        A single upstream's own layers are the fused stack already. A source of weight 0 is left out; RecipeError where
+        none is left.
+        """
         if len(upstreams) == 1:
-            return [""]
-        return {"fused": [""], "separate": [*upstreams], "both": ["", *upstreams]}[self.supervise]
+            return {"": 1.0}
+        names = {"fused": [""], "separate": [*upstreams], "both": ["", *upstreams]}[self.supervise]
+        weights = {name: self.source_weights.get(name or FUSED, 1.0) for name in names}
+        if not any(weights.values()):
+            raise RecipeError(f"distill.source_weights: nothing that distill.supervise={self.supervise} names has any")
+        return {name: weight for name, weight in weights.items() if weight}
 
     def surroundings(self) -> Surroundings:
         """What the student hears besides the clips, or of them."""
@@ -249,6 +263,8 @@ class Recipe:
             )
         for task, name in self.evaluate.corpora.items():
             listed(f"evaluate.corpora.{task}", name, [DATA, *self.corpora])
+        if FUSED in self.teacher.upstreams:
+            raise RecipeError(f"an upstream cannot be called {FUSED}, which is what all of them together are")
         others = {Path(folder).name for folder in self.evaluate.students}
         if taken := others & {"log-mel", *self.teacher.upstreams, "teacher", "student", "untrained"}:
             raise RecipeError(f"evaluate.students: {min(taken)} is the name of another row; rename the folder")

@@ -48,7 +48,8 @@ def test_a_teacher_is_lent_where_it_would_be_the_same(tmp_path):
 def test_what_failed_keeps_nothing_else_from_running(tmp_path):
     asked = []
 
-    def launch(words) -> int:
+    def launch(words, job, jobs) -> int:
+        assert (job, jobs) == (0, 1)
         asked.append(next(word for word in words if word.startswith("name=")))
         return int("name=mse-seed0" in words)
 
@@ -73,7 +74,7 @@ def test_some_cells_and_seeds_are_chosen_and_the_teachers_of_other_runs_are_lent
     made = list(trials(STUDY, [], tmp_path))
     made[0].run.teacher.mkdir(parents=True)
     later = [trial for trial in made if trial.seed == 1]
-    assert run_all(later, lambda words: 0, made) == []
+    assert run_all(later, lambda *words: 0, made) == []
     assert [trial.cell for trial in later if trial.run.finished("fit")] == ["fused", "mse"]
 
 
