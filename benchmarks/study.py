@@ -29,6 +29,7 @@ from teachers import FAMILIES
 
 CHECKPOINTS = "teacher.checkpoints."
 ROOT = Path(__file__).parent.parent
+COMMAND = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "distill.py"]
 USAGE = (
     "usage: python -m benchmarks.study [study=<file>] [runs=<folder>] [cells=a,b] [seeds=0,1] [jobs=1] "
     "[key=value ...]\njobs: runs at once, each on its share of the cores; what each says goes to <runs>/<its name>.log"
@@ -119,7 +120,7 @@ def launched(words: Sequence[str], job: int = 0, jobs: int = 1) -> int:
 
     One of several jobs keeps to its share of the cores, and what it says to a file beside its run's folder.
     """
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "distill.py", *words]
+    command = [*COMMAND, *words]
     if jobs == 1:
         return subprocess.run(command, cwd=ROOT, check=False).returncode
     values = dict(word.split("=", 1) for word in words)

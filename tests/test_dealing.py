@@ -1,5 +1,7 @@
 """Losses and gradients of a step do not depend on how its clips are dealt to passes and processes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -83,6 +85,18 @@ def test_one_upstreams_own_layers_are_the_fused_stack_and_taught_once(teacher, b
     by = {one: sources(student, teacher, Distill(layers=2, supervise=one)) for one in ("fused", "separate", "both")}
     assert [group.name for group in by["both"]] == ["", *teacher.upstreams]
     assert by["both"] == by["fused"] + by["separate"]
+
+
+def test_a_source_weighs_as_the_recipe_says_and_one_of_no_weight_is_not_heard(teacher, build_tiny_student):
+    student, (first, second) = build_tiny_student(halved=False), teacher.upstreams
+    settings = Distill(layers=2, layer_weights=[1.0, 3.0], source_weights={"fused": 0.5, first: 1.5})
+    groups = sources(student, teacher, settings)
+    assert {group.name: group.weight for group in groups} == {"": 0.5, first: 1.5, second: 1.0}
+    coded = build(student, teacher, replace(settings, targets="codes"), groups, 0)
+    assert coded.weights == pytest.approx([share * part / 12 for share in (0.5, 1.5, 1.0) for part in (1.0, 3.0)])
+    two = sources(student, teacher, replace(settings, source_weights={first: 0.0}))
+    assert [group.name for group in two] == ["", second]
+    assert supervise(teacher, two, settings, torch.float32).count() == 4
 
 
 def test_the_fit_loss_does_not_depend_on_how_a_step_is_dealt(noises, teacher):

@@ -231,6 +231,11 @@ WRONG = {
     "distill={posteriors_weight: 1, interface_weight: 0}": ["needs distill.interface_weight above 0, got 0"],
     "distill={posteriors_weight: 1, targets: codes}": ["distill.targets other than codes"],
     "distill={balance: gradient, supervise: fused}": ["choose distill.supervise=separate or both"],
+    "distill.source_weights.walm=2": ["distill.source_weights: there is no 'walm'", "there are: fused, wavlm"],
+    "distill.source_weights.wavlm=-1": ["distill.source_weights.wavlm must be at least 0, got -1"],
+    "distill.source_weights.wavlm=nan": ["must be at least 0, got nan"],
+    "distill.source_weights.wavlm=much": ["distill.source_weights.wavlm wants a number, got 'much'"],
+    "teacher={upstreams: [fused, wavlm], families: {fused: wavlm}}": ["an upstream cannot be called fused"],
     "distill.noise_db=[20,0]": ["distill.noise_db=[20.0, 0.0] must rise"],
     "distill.reverb_share=2": ["distill.reverb_share=2 be 1 at most"],
     "distill.reverb_seconds=[0.6,0.1]": ["distill.reverb_seconds=[0.6, 0.1] must rise"],
@@ -254,6 +259,14 @@ def test_a_mistake_is_named_with_the_way_out_in_a_few_lines(word):
     for part in WRONG[word]:
         assert part in str(caught.value)
     assert str(caught.value).count("\n") <= 3
+
+
+def test_some_source_must_teach():
+    words = ["recipe=hubert+wavlm", "distill.supervise=separate", "distill.source_weights.hubert=0"]
+    assert recipe(*words).distill.sources(["hubert", "wavlm"]) == {"wavlm": 1.0}
+    with pytest.raises(RecipeError, match=r"nothing that distill\.supervise=separate names has any"):
+        recipe(*words, "distill.source_weights.wavlm=0")
+    assert recipe("recipe=wavlm", "distill.source_weights.wavlm=0").distill.sources(["wavlm"]) == {"": 1.0}, "no others"
 
 
 @pytest.mark.parametrize(

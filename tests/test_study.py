@@ -1,14 +1,18 @@
 """A study: which runs it makes of its cells, what it runs again, and what its numbers say."""
 
 import json
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
+from time import sleep
 
 import numpy as np
 import pytest
 from miniature import Miniature, Moment
 
-from benchmarks.study import ROOT, Study, finished, lend_teacher, read_study, run_all, some, trials
+from benchmarks.study import ROOT, Study, finished, launched, lend_teacher, read_study, run_all, some, trials
 from benchmarks.verdict import draw_seeds, table, verdict, write_verdict
 from distill.limits import RecipeError
 
@@ -55,6 +59,45 @@ def test_what_failed_keeps_nothing_else_from_running(tmp_path):
 
     assert run_all(list(trials(STUDY, [], tmp_path)), launch) == ["mse-seed0"]
     assert len(asked) == 6
+
+
+def test_several_runs_at_once_keep_to_their_number_and_fit_each_teacher_once(tmp_path):
+    made, lock, free, most, fitted, whole = list(trials(STUDY, [], tmp_path)), Lock(), set(range(2)), [0], [], []
+    by_name = {trial.run.folder.name: trial for trial in made}
+
+    def launch(words, job, jobs) -> int:
+        trial = by_name[dict(word.split("=", 1) for word in words)["name"]]
+        with lock:
+            assert jobs == 2
+            free.remove(job)  # no other run has it
+            most[0] = max(most[0], 2 - len(free))
+        sleep(0.02)
+        with lock:
+            free.add(job)
+            if words[-1] == "stages=[fit]":
+                fitted.append(trial.cell)
+                trial.run.teacher.mkdir(parents=True)
+            else:
+                whole.append((trial.cell, trial.seed, trial.run.finished("fit")))
+        return int(trial.cell == "one")
+
+    assert run_all(made, launch, jobs=2) == ["one-seed0", "one-seed1"]
+    assert most == [2] and sorted(whole) == sorted((cell, seed, True) for cell in CELLS for seed in (0, 1))
+    assert len(fitted) == 2 and "one" in fitted, "fused and mse have one teacher"
+
+
+def test_jobs_have_cores_and_logs_of_their_own(tmp_path, monkeypatch):
+    """The command is replaced by one that says which cores it may use."""
+    (tmp_path / "distill.py").write_text("import os; print(sorted(os.sched_getaffinity(0)))")
+    script = "import time, runpy; time.sleep(0.2); runpy.run_path('distill.py')"
+    monkeypatch.setattr("benchmarks.study.ROOT", tmp_path)
+    monkeypatch.setattr("benchmarks.study.COMMAND", [sys.executable, "-c", script])
+    cores = sorted(os.sched_getaffinity(0))
+    for job in range(len(cores) + 1):
+        words = [f"runs={tmp_path}/runs", f"name=job{job}"]
+        assert launched(words, job, len(cores) + 1 if job == len(cores) else len(cores)) == 0
+        assert json.loads((tmp_path / f"runs/job{job}.log").read_text()) == [cores[job % len(cores)]]
+    assert sorted(os.sched_getaffinity(0)) == cores
 
 
 def test_a_checkpoint_for_all_cells_is_for_those_that_have_the_upstream(tmp_path):
