@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -152,7 +151,7 @@ def run_all(
             return 0
         job = free.get()
         try:
-            with fitting[trial.teacher()] if jobs > 1 else nullcontext():
+            with fitting[trial.teacher()]:
                 lend_teacher(trial, [*wanted, *others])
                 if jobs > 1 and not trial.run.finished("fit"):
                     launch([*trial.words, "stages=[fit]"], job, jobs)
@@ -189,8 +188,13 @@ def main(argv: list[str]) -> None:
     if {"--help", "-h"} & set(argv):
         print(USAGE)
         return
-    own = {"study": str(ROOT / "recipes/studies/fused.yaml"), "runs": "runs/study"}
-    own |= {"cells": "", "seeds": "", "jobs": "1"}
+    own = {
+        "study": str(ROOT / "recipes/studies/fused.yaml"),
+        "runs": "runs/study",
+        "cells": "",
+        "seeds": "",
+        "jobs": "1",
+    }
     own |= {key: value for key, _, value in (word.partition("=") for word in argv) if key in own}
     given = [word for word in argv if word.partition("=")[0] not in own]
     study, runs = read_study(Path(own["study"])), Path(own["runs"]).resolve()
