@@ -179,6 +179,12 @@ def test_what_a_module_was_told_belongs_to_its_digest(build_model):
     assert module_digest(plain) == module_digest(Waveform(build_model("wavlm", norm="layer"), normalize=False).train())
 
 
+def test_where_a_checkpoint_lies_is_no_setting(build_model):
+    here, there = (Waveform(build_model("wavlm", norm="layer"), normalize=True) for _ in range(2))
+    there.model.name_or_path = "/elsewhere/wavlm"
+    assert module_digest(here) == module_digest(there)
+
+
 def test_the_corpus_digest_reads_the_audio(accelerator, clips):
     assert corpus_digest(clips, accelerator) == corpus_digest(speak(), accelerator)
     flipped = speak(lambda row, audio: -audio if row == 11 else audio)

@@ -14,6 +14,7 @@ from distill.encoders.sharding import Sharded
 from distill.features import Grid
 
 CHUNK = 1024  # clips to a digest
+UNSAID = ("training", "name_or_path")  # attributes that no feature depends on: a mode, and where a model was read
 
 
 def corpus_digest(clips: Clips, accelerator: Accelerator) -> str:
@@ -37,7 +38,7 @@ def module_digest(module: nn.Module) -> str:
     if isinstance(module, Sharded):
         return module.digest
     digest = hashlib.blake2b(digest_size=16)
-    said = {key: value for key, value in vars(module).items() if not key.startswith("_") and key != "training"}
+    said = {key: value for key, value in vars(module).items() if not key.startswith("_") and key not in UNSAID}
     kept = {key: value for key, value in said.items() if isinstance(value, bool | int | float | str | Grid)}
     digest.update(f"{type(module).__qualname__} {sorted(kept.items())}\0".encode())
     for name, value in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
