@@ -1,10 +1,18 @@
-"""Weights of the sources by the norms of their gradients."""
+"""Weights of the sources that training finds by itself: of doubts that it learns, or of gradients' norms."""
 
 import torch
 from torch import Tensor, distributed, nn
 
 SLOWEST = 1.5  # GradNorm's alpha: how much more pull a source gets that has come less far than the others
 MEMORY = 0.98  # of the averages over steps, which a single batch would make jump
+
+
+def doubted(sums_G: Tensor, doubts_G: Tensor, count: Tensor) -> Tensor:
+    """Loss sums as they count under uncertainty (arXiv 1705.07115): a loss L as exp(-s) L + s, with a learned s.
+
+    s settles at log L, so that each source weighs as 1 / L. sums_G: over `count` frames.
+    """
+    return (-doubts_G).exp() * sums_G + doubts_G * count
 
 
 class GradientNorms(nn.Module):

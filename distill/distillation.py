@@ -189,7 +189,8 @@ def build(
             layers += [student.layers - 1] * (settings.interface_weight > 0)
             parts = [share * weight / sum(weights) for share in shares(groups) for weight in weights]
             parts += [settings.interface_weight]
-            return CodeDistiller(student, layers, settings.codebooks, parts[: len(layers)], times)
+            own = [len(group.pairs) for group in groups] if settings.balance == "uncertainty" else []
+            return CodeDistiller(student, layers, settings.codebooks, parts[: len(layers)], times, own)
         return Distiller(
             student,
             groups,

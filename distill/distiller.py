@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from distill.balance import GradientNorms
+from distill.balance import GradientNorms, doubted
 from distill.features import Encoder, Features
 from distill.fusion import align_time
 from distill.losses import LOSSES, Agreement
@@ -90,8 +90,9 @@ class Distiller(nn.Module):
         self.weights = tuple(weight / sum(weights) for weight in weights)  # no buffer: bf16 would round it
         self.shares = shares(groups)
         self.interface_weight, self.drop = interface_weight, drop
-        self.doubts = nn.Parameter(torch.zeros(len(groups))) if balance == "uncertainty" else None
-        self.norms = GradientNorms(len(groups), passes) if balance == "gradient" else None
+        several = len(groups) > 1  # one has nothing to be balanced with
+        self.doubts = nn.Parameter(torch.zeros(len(groups))) if balance == "uncertainty" and several else None
+        self.norms = GradientNorms(len(groups), passes) if balance == "gradient" and several else None
 
     def forward(self, audio_BN: Tensor, lengths_B: Tensor, targets: Features, interface_BTD: Tensor | None) -> Outcome:
         """targets: the layers named by `groups`, narrow ones with zeros to the width of the widest; interface_BTD: on
@@ -130,15 +131,14 @@ class Distiller(nn.Module):
         """The groups' loss sums as they count in this pass.
 
         In training a group is dropped with the probability `drop`, but never the one with the highest loss (UNIC,
-        arXiv 2408.05088). By uncertainty (arXiv 1705.07115) a loss L counts as exp(-s) L + s with a learned s; by
-        gradient see GradientNorms.
+        arXiv 2408.05088). By uncertainty see `doubted`, by gradient GradientNorms.
         """
         kept_G = torch.ones_like(sums_G)
         if self.drop and self.training:
             drawn_G = torch.rand(len(sums_G), device=sums_G.device) >= self.drop
             kept_G = (drawn_G | (sums_G == sums_G.max())).to(sums_G.dtype)
         if self.doubts is not None:
-            sums_G = (-self.doubts).exp() * sums_G + self.doubts * count
+            sums_G = doubted(sums_G, self.doubts, count)
         if self.norms is not None:
             sums_G = self.norms(sums_G, count, hidden_BLTD) * sums_G
         return kept_G * sums_G

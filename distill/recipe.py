@@ -148,8 +148,11 @@ class Distill:
                 raise RecipeError(
                     f"distill.{name}_{unit}={limits} must rise, distill.{name}_share={share:g} be 1 at most"
                 )
-        if self.targets == "codes" and (self.drop or self.balance != "equal"):
-            raise RecipeError("distill.targets=codes has sources of equal weight; leave out distill.drop and balance")
+        if self.targets == "codes" and (self.drop or self.balance == "gradient"):
+            raise RecipeError(
+                "distill.targets=codes knows neither distill.drop nor distill.balance=gradient; leave them out, or take "
+                "other targets"
+            )
         if self.posteriors_weight and (self.targets == "codes" or not self.interface_weight):
             raise RecipeError(
                 "distill.posteriors_weight is of what task heads make of the interface's output, which needs "

@@ -113,6 +113,25 @@ def test_the_loss_is_the_cross_entropy_of_valid_frames(heard):
     assert int(out.count) == int(codes.lengths.sum())
 
 
+def test_codes_of_doubted_sources_weigh_as_one_over_their_loss(heard):
+    """Two sources of one layer each and a third layer that is of none, whose loss counts as it is told."""
+    told, audio_BN, lengths_B, codes = heard
+    codes = replace(codes, index=torch.cat([codes.index, codes.index[:, :1]], 1))
+    plain, model = (CodeDistiller(told.student, [1, 2, 2], 3, [0.5, 0.5, 2.0], 1, own) for own in ((), (1, 1)))
+    plain.load_state_dict(model.state_dict(), strict=False)
+    before, equal = model(audio_BN, lengths_B, codes), plain(audio_BN, lengths_B, codes)
+    torch.testing.assert_close(before.loss_sum, equal.loss_sum)
+    losses_K = equal.losses_K / equal.count
+    with torch.no_grad():
+        model.doubts.copy_(losses_K[:2].log())
+    after = model(audio_BN, lengths_B, codes)
+    expected = (0.5 * (1 + losses_K[:2].log())).sum() + 2.0 * losses_K[2]
+    torch.testing.assert_close(after.loss_sum / after.count, expected)
+    (slope_G,) = torch.autograd.grad(after.loss_sum / after.count, [model.doubts])
+    torch.testing.assert_close(slope_G, torch.zeros(2), atol=1e-5, rtol=0)
+    assert torch.equal(after.losses_K, equal.losses_K), "the log knows no doubts"
+
+
 def test_a_student_of_half_the_frames_tells_all_codes(build_tiny_student):
     student = build_tiny_student(halved=True).eval()
     audio_BN, lengths_B = 0.1 * torch.randn(1, 16_000), torch.tensor([16_000])

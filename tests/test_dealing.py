@@ -94,6 +94,9 @@ def test_a_source_weighs_as_the_recipe_says_and_one_of_no_weight_is_not_heard(te
     assert {group.name: group.weight for group in groups} == {"": 0.5, first: 1.5, second: 1.0}
     coded = build(student, teacher, replace(settings, targets="codes"), groups, 0)
     assert coded.weights == pytest.approx([share * part / 12 for share in (0.5, 1.5, 1.0) for part in (1.0, 3.0)])
+    for balance, of_each in (("equal", ()), ("uncertainty", (2, 2, 2))):
+        made = build(student, teacher, replace(settings, targets="codes", balance=balance), groups, 0)
+        assert made.sources == of_each
     two = sources(student, teacher, replace(settings, source_weights={first: 0.0}))
     assert [group.name for group in two] == ["", second]
     assert supervise(teacher, two, settings, torch.float32).count() == 4

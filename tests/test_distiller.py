@@ -277,6 +277,13 @@ def test_a_learned_doubt_settles_at_the_logarithm_of_the_loss():
     torch.testing.assert_close(gradient, torch.zeros(2), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("balance", BALANCE[1:])
+def test_a_single_source_has_nothing_to_be_balanced_with(balance):
+    one, inputs = distiller(balance=balance), batch([7, 4])
+    assert torch.equal(one(*inputs).loss_sum, distiller()(*inputs).loss_sum)
+    assert set(one.state_dict()) == set(distiller().state_dict())
+
+
 def test_the_loss_is_float32_under_autocast():
     model, inputs = distiller(), batch([7, 4])
     full = model(*inputs)

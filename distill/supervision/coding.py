@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.balance import doubted
 from distill.data.batches import Batch
 from distill.data.clips import Clips
 from distill.features import Encoder, Grid
@@ -32,13 +33,23 @@ class CodeDistiller(nn.Module):
     """A student and one head per coded layer, which tells all of its codebooks at once.
 
     layers: the student's layer for each; weights: of their losses; times: frames told of each of the student's.
+    sources: how many of the first layers each source has, where uncertainty balances them (see `doubted`).
     """
 
-    def __init__(self, student: Encoder, layers: Sequence[int], books: int, weights: Sequence[float], times: int = 1):
+    def __init__(
+        self,
+        student: Encoder,
+        layers: Sequence[int],
+        books: int,
+        weights: Sequence[float],
+        times: int = 1,
+        sources: Sequence[int] = (),
+    ):
         super().__init__()
-        self.student, self.layers, self.books = student, tuple(layers), books
+        self.student, self.layers, self.books, self.sources = student, tuple(layers), books, tuple(sources)
         self.weights, self.times = tuple(weights), times
         self.heads = nn.ModuleList(nn.Linear(student.width, times * books * CODES) for _ in layers)
+        self.doubts = nn.Parameter(torch.zeros(len(sources))) if len(sources) > 1 else None
 
     def forward(self, audio_BN: Tensor, lengths_B: Tensor, codes: Codes) -> CodeOutcome:
         heard = self.student(audio_BN, lengths_B)
@@ -49,8 +60,12 @@ class CodeDistiller(nn.Module):
             for number, (head, layer) in enumerate(zip(self.heads, self.layers, strict=True))
         ]
         losses_K, right_K = (torch.stack(part) for part in zip(*told, strict=True))
-        loss_sum = torch.stack([weight * loss for weight, loss in zip(self.weights, losses_K, strict=True)]).sum()
-        return CodeOutcome(loss_sum, lengths_B.sum(), losses_K.detach(), right_K)
+        counted_K, count = losses_K, lengths_B.sum()
+        if self.doubts is not None:
+            doubts = self.doubts.repeat_interleave(torch.tensor(self.sources, device=losses_K.device))
+            counted_K = doubted(losses_K, F.pad(doubts, (0, len(losses_K) - len(doubts))), count)
+        loss_sum = torch.stack([weight * loss for weight, loss in zip(self.weights, counted_K, strict=True)]).sum()
+        return CodeOutcome(loss_sum, count, losses_K.detach(), right_K)
 
     def _layer(self, head: nn.Module, hidden_BTD: Tensor, wanted_BTC: Tensor) -> tuple[Tensor, Tensor]:
         logits = head(hidden_BTD).float().unflatten(2, (-1, CODES)).flatten(0, 2)
