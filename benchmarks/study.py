@@ -196,13 +196,13 @@ def main(argv: list[str]) -> None:
         "jobs": "1",
     }
     own |= {key: value for key, _, value in (word.partition("=") for word in argv) if key in own}
+    if not own["jobs"].isdecimal() or own["jobs"] == "0":
+        raise RecipeError(f"jobs={own['jobs']} must be a whole number of runs at once, 1 or more")
     given = [word for word in argv if word.partition("=")[0] not in own]
     study, runs = read_study(Path(own["study"])), Path(own["runs"]).resolve()
     cells, seeds = some("cells", own["cells"], study.cells), some("seeds", own["seeds"], map(str, study.seeds))
     study = replace(study, cells={name: study.cells[name] for name in study.cells if name in (*cells, study.against)})
     everything = list(trials(study, given, runs))
-    if not own["jobs"].isdecimal() or own["jobs"] == "0":
-        raise RecipeError(f"jobs={own['jobs']} must be a whole number of runs at once, 1 or more")
     failed = run_all(
         [trial for trial in everything if str(trial.seed) in seeds], others=everything, jobs=int(own["jobs"])
     )

@@ -123,12 +123,16 @@ def verdict(done: Mapping[str, Sequence[Path]], against: str, metrics: Mapping[s
     return {"against": against, "headings": heads, "resamples": RESAMPLES, "cells": told, "rows": rows}
 
 
+def ranked(found: dict) -> dict:
+    """The verdict's cells, the best average first."""
+    return dict(sorted(found["cells"].items(), key=lambda item: -item[1]["average"]["value"]))
+
+
 def table(found: dict) -> str:
     """The verdict as Markdown: a row for each cell, the best average first."""
     head = ["student of", *found["headings"].values(), "average ↑", f"against {found['against']}", "p", "retention"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    ranked = sorted(found["cells"].items(), key=lambda item: -item[1]["average"]["value"])
-    for cell, told in ranked:
+    for cell, told in ranked(found).items():
         scores = [bounded(one) for one in (*told["tasks"].values(), told["average"])]
         apart, kept = told["average"]["difference"], told["retention"]["mean"]
         chance = "" if apart["p_value"] is None or cell == found["against"] else f"{apart['p_value']:.3f}"
@@ -148,9 +152,10 @@ def bounded(told: dict) -> str:
 def write_verdict(done: Mapping[str, Sequence[Path]], against: str, metrics: Mapping[str, str], folder: Path) -> str:
     """study.json, study.md and study.png in a folder; the table."""
     found = verdict(done, against, metrics)
-    panels = {"average ↑": {cell: _point(told["average"]) for cell, told in found["cells"].items()}}
+    cells = ranked(found)
+    panels = {"average ↑": {cell: _point(told["average"]) for cell, told in cells.items()}}
     for task, title in found["headings"].items():
-        panels[title] = {cell: _point(told["tasks"][task]) for cell, told in found["cells"].items()}
+        panels[title] = {cell: _point(told["tasks"][task]) for cell, told in cells.items()}
     write_json(folder / "study.json", found)
     write_text(folder / "study.md", table(found) + "\n\n![scores](study.png)\n")
     with plots.style():

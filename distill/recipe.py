@@ -150,8 +150,8 @@ class Distill:
                 )
         if self.targets == "codes" and (self.drop or self.balance == "gradient"):
             raise RecipeError(
-                "distill.targets=codes knows neither distill.drop nor distill.balance=gradient; leave them out, or take "
-                "other targets"
+                "distill.targets=codes has neither distill.drop nor distill.balance=gradient; leave them out, "
+                "or take other targets"
             )
         if self.posteriors_weight and (self.targets == "codes" or not self.interface_weight):
             raise RecipeError(

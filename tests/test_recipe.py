@@ -230,7 +230,7 @@ WRONG = {
     "distill.posteriors_weight=-1": ["distill.posteriors_weight must be at least 0"],
     "distill={posteriors_weight: 1, interface_weight: 0}": ["needs distill.interface_weight above 0, got 0"],
     "distill={posteriors_weight: 1, targets: codes}": ["distill.targets other than codes"],
-    "distill={balance: gradient, targets: codes}": ["neither distill.drop nor distill.balance=gradient", "other targets"],
+    "distill={balance: gradient, targets: codes}": ["leave them out, or take other targets"],
     "distill={balance: gradient, supervise: fused}": ["choose distill.supervise=separate or both"],
     "distill.source_weights.walm=2": ["distill.source_weights: there is no 'walm'", "there are: fused, wavlm"],
     "distill.source_weights.wavlm=-1": ["distill.source_weights.wavlm must be at least 0, got -1"],

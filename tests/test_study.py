@@ -1,4 +1,4 @@
-"""A study: which runs it makes of its cells, what it runs again, and what its numbers say."""
+"""A study: which runs it makes of its cells, and what it runs again."""
 
 import json
 import os
@@ -8,12 +8,11 @@ from pathlib import Path
 from threading import Lock
 from time import sleep
 
-import numpy as np
 import pytest
 from miniature import Miniature, Moment
 
-from benchmarks.study import ROOT, Study, finished, launched, lend_teacher, read_study, run_all, some, trials
-from benchmarks.verdict import draw_seeds, table, verdict, write_verdict
+from benchmarks.study import ROOT, Study, finished, launched, lend_teacher, main, read_study, run_all, some, trials
+from benchmarks.verdict import verdict, write_verdict
 from distill.limits import RecipeError
 
 CELLS = {
@@ -126,6 +125,9 @@ def test_a_study_that_cannot_be_is_refused(tmp_path):
         replace(STUDY, against="fusd")
     with pytest.raises(RecipeError, match="cannot read the study"):
         read_study(tmp_path / "none.yaml")
+    for jobs in ("0", "-1", "two"):
+        with pytest.raises(RecipeError, match=f"jobs={jobs} must be a whole number of runs at once, 1 or more"):
+            main([f"jobs={jobs}", f"runs={tmp_path}"])
 
 
 @pytest.mark.parametrize("name", ["fused", "human"])
@@ -137,99 +139,6 @@ def test_the_studies_of_the_repository_are_of_recipes_that_load(name, tmp_path):
     different = {cell: [t.run.recipe for t in made if t.cell == cell][1] for cell in study.cells}
     plain = [replace(recipe, name="") for recipe in different.values()]
     assert all(one != other for n, one in enumerate(plain) for other in plain[:n]), "two cells are the same"
-
-
-def write_run(folder: Path, right: float, clips: int = 300, seed: int = 0, other: str = "") -> Path:
-    """An evaluated run whose student is right about a share of the clips."""
-    rng = np.random.default_rng(seed)
-    (folder / "evaluation").mkdir(parents=True)
-    said_SC = (rng.random((2, clips)) < right).astype(int).astype(str)
-    np.savez_compressed(
-        folder / "evaluation/student.er.npz",
-        ids=np.array([f"{other}{n}" for n in range(clips)]),
-        references=np.array(["1"] * clips),
-        predictions=said_SC,
-    )
-    value = 100.0 * float((said_SC == "1").mean())
-    scores = {"student": value, "teacher": 90.0, "untrained": 10.0}
-    cells = {
-        row: {"tasks": {"er": {"metric": "accuracy", "lower_is_better": False, "value": score}}}
-        for row, score in scores.items()
-    }
-    (folder / "evaluation.json").write_text(json.dumps({"rows": cells}))
-    return folder
-
-
-@pytest.fixture
-def done(tmp_path) -> dict[str, list[Path]]:
-    """Three cells of three seeds, right in 6, 8 and 6 of 10 clips."""
-    shares = {"base": 0.6, "better": 0.8, "same": 0.6}
-    return {
-        cell: [write_run(tmp_path / f"{cell}-seed{n}", right, seed=10 * number + n) for n in range(3)]
-        for number, (cell, right) in enumerate(shares.items())
-    }
-
-
-def test_the_verdict_finds_what_is_different_and_only_that(done):
-    found = verdict(done, "base", {})["cells"]
-    better, same = (found[cell]["tasks"]["er"] for cell in ("better", "same"))
-    assert better["difference"]["p_value"] < 0.01 and same["difference"]["p_value"] > 0.05
-    assert better["difference"]["value"] == pytest.approx(better["value"] - found["base"]["tasks"]["er"]["value"])
-    low, high = better["difference"]["interval"]
-    assert low < better["difference"]["value"] < high
-    for told in found.values():
-        assert told["average"]["value"] == pytest.approx(told["tasks"]["er"]["value"]), "of one task"
-        assert told["retention"]["mean"] == pytest.approx((told["average"]["value"] - 10) / 80)
-        assert len(told["tasks"]["er"]["seeds"]) == 3
-
-
-def write_recognition(folder: Path, wrong: int) -> Path:
-    """An evaluated run whose student has no word right, and so many of the four letters of each wrong."""
-    (folder / "evaluation").mkdir(parents=True)
-    said = np.array([["x" * wrong + "word"[wrong:]] * 40] * 2)
-    np.savez_compressed(
-        folder / "evaluation/student.asr.npz",
-        ids=np.arange(40).astype(str),
-        references=np.array(["word"] * 40),
-        predictions=said,
-    )
-    cell = {"metric": "wer", "lower_is_better": True, "value": 100.0, "cer": 25.0 * wrong}
-    (folder / "evaluation.json").write_text(json.dumps({"rows": {"student": {"tasks": {"asr": cell}}}}))
-    return folder
-
-
-def test_a_task_can_be_judged_by_another_metric_than_its_own(tmp_path):
-    done = {cell: [write_recognition(tmp_path / cell, wrong)] for cell, wrong in (("one", 1), ("three", 3))}
-    words, letters = (verdict(done, "one", metrics)["cells"]["three"] for metrics in ({}, {"asr": "cer"}))
-    assert words["tasks"]["asr"]["difference"]["value"] == 0
-    assert letters["tasks"]["asr"]["value"] == 75 and letters["average"]["value"] == 25
-    assert letters["tasks"]["asr"]["difference"]["value"] == 50 and letters["tasks"]["asr"]["interval"] == [75, 75]
-    assert "ASR CER" in write_verdict(done, "one", {"asr": "cer"}, tmp_path), "though no row is there to retain of"
-    with pytest.raises(RecipeError, match="asr has no per beside its wer"):
-        verdict(done, "one", {"asr": "per"})
-
-
-def test_seeds_that_disagree_widen_the_interval():
-    rng = np.random.default_rng(0)
-    clips_SR = rng.normal(50, 1, (3, 1000))
-    apart_SR = clips_SR + np.array([[-5.0], [0.0], [5.0]])
-    assert np.std(draw_seeds(apart_SR)) > 2 * np.std(draw_seeds(clips_SR))
-    assert draw_seeds(apart_SR).mean() == pytest.approx(50, abs=0.5)
-    assert np.array_equal(draw_seeds(clips_SR[:1]), clips_SR[0])
-
-
-def test_the_table_ranks_and_the_files_are_written(done, tmp_path):
-    said = write_verdict(done, "base", {}, tmp_path)
-    lines = said.splitlines()
-    assert lines[2].startswith("| better (3) |") and "*" in lines[2]
-    assert said == table(json.loads((tmp_path / "study.json").read_text()))
-    assert (tmp_path / "study.png").stat().st_size > 1000 and said in (tmp_path / "study.md").read_text()
-
-
-def test_cells_scored_on_different_clips_are_not_compared(done, tmp_path):
-    done["strange"] = [write_run(tmp_path / "strange-seed0", 0.7, other="x")]
-    with pytest.raises(RecipeError, match="er: strange was scored on other clips than base"):
-        verdict(done, "base", {})
 
 
 @pytest.mark.slow
@@ -250,7 +159,7 @@ def test_a_study_really_runs_and_goes_on_where_it_was(miniature: Miniature, tmp_
     study = Study("fused", [0, 1], [*words, "evaluate.tasks=[er,lid]"], cells)
     made = list(trials(study, [], tmp_path))
 
-    def launch(words) -> int:
+    def launch(words, job, jobs) -> int:
         job = miniature.start(words)
         assert job.code() == 0, job.said()
         return 0
@@ -258,7 +167,7 @@ def test_a_study_really_runs_and_goes_on_where_it_was(miniature: Miniature, tmp_
     assert run_all(made[:3], launch) == []
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     asked: list = []
-    assert run_all(made, lambda words: asked.append(words) or launch(words)) == []
+    assert run_all(made, lambda *told: asked.append(told) or launch(*told)) == []
     assert len(asked) == 1, "three were finished"
     assert all(path.stat().st_mtime_ns == then for path, then in before.items()), "and left alone"
     students = {(trial.run.student / "model.safetensors").read_bytes() for trial in made}
