@@ -12,7 +12,7 @@ from distill.features import Encoder, Features
 from distill.fusion import align_time
 from distill.losses import LOSSES, Agreement
 
-BALANCE = ("equal", "uncertainty", "gradient")
+BALANCE = ("equal", "uncertainty", "gradient", "listening")  # the last by weights of the groups
 
 
 def pairs(student_layers: int, teacher_layers: int, count: int) -> list[tuple[int, int]]:

@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from distill.data.settings import Data
@@ -133,7 +133,7 @@ class Distill:
     reverb_share: float = within(0.0, least=0)  # of the clips, which the student hears in a room
     reverb_seconds: list[float] = within((0.1, 0.6), least=0.01)  # until 60 dB down, shortest and longest
     drop: float = within(0.0, least=0, below=1)  # how often a source is left out of a pass, unless its loss is highest
-    balance: str = within("equal", menu=BALANCE)  # weights of the sources beside source_weights: 1, or learned
+    balance: str = within("listening", menu=BALANCE)  # weights of the sources beside source_weights
     save_every: int = within(100, least=1)  # optimizer steps
     log_every: int = within(10, least=1)  # optimizer steps
     stream: Stream = field(default_factory=Stream)  # what is heard instead of the training split
@@ -184,6 +184,11 @@ class Distill:
         if not any(weights.values()):
             raise RecipeError(f"distill.source_weights: nothing that distill.supervise={self.supervise} names has any")
         return {name: weight for name, weight in weights.items() if weight}
+
+    def weighed(self, by: Mapping[str, float]) -> "Distill":
+        """With weights of sources that are multiplied by others."""
+        known = self.source_weights
+        return replace(self, source_weights=known | {name: own * known.get(name, 1.0) for name, own in by.items()})
 
     def surroundings(self) -> Surroundings:
         """What the student hears besides the clips, or of them."""

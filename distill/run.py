@@ -38,6 +38,10 @@ class Run:
         return self.folder / "teacher"
 
     @property
+    def listening(self) -> Path:
+        return self.folder / "listening.json"
+
+    @property
     def student(self) -> Path:
         return self.folder / "student"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from distill import distillation, fit, runtime
 from distill.checkpoint import Checkpoints
@@ -17,12 +18,12 @@ from distill.encoders.sharding import in_step
 from distill.encoders.waveform import Waveform
 from distill.evaluation import Splits, evaluate_rows
 from distill.evidence.errors import errors
-from distill.evidence.listening import listening
 from distill.evidence.similarity import similarity
 from distill.evidence.training import training
 from distill.features import Encoder, parameters
 from distill.files import read_json, write_json
 from distill.finetune import Downstream, finetune, score
+from distill.listening import listening, needed
 from distill.loop import Plan
 from distill.protocol import DATA
 from distill.recipe import Distill, Finetune, Fit
@@ -31,7 +32,7 @@ from distill.run import Run, newer
 from distill.supervision.posteriors import posteriors
 from distill.tasks import TASKS, Task
 from distill.tasks.task import draw
-from distill.teacher import FusedTeacher, Summary, saved_heads
+from distill.teacher import WEIGHTS, FusedTeacher, Summary, saved_heads
 
 Export = Callable[[Encoder, Mapping[str, torch.Tensor], Path], None]  # student, heads, folder
 Save = Callable[[Downstream, Task, Path], None]  # fine-tuned model, its task, folder
@@ -73,6 +74,20 @@ def fit_teacher(run: Run, teacher: FusedTeacher, clips: Clips, machine: Path) ->
     runtime.finish(accelerator)
 
 
+def listen(run: Run, teacher: FusedTeacher, clips: Clips, accelerator: Accelerator) -> dict:
+    """What the fitted teacher listens to, asked once: the content of listening.json; call it in every process."""
+    asked = newer(run.listening, run.teacher / WEIGHTS)
+    accelerator.wait_for_everyone()  # before one of them writes it
+    if not asked:
+        tasks, seconds = [TASKS[name] for name in run.recipe.fit.tasks], run.recipe.evaluate.forward_seconds
+        with in_step(accelerator.device, teacher.to(accelerator.device)):
+            if accelerator.is_main_process:
+                found = listening(teacher, saved_heads(run.teacher), tasks, clips, seconds, accelerator.device)
+                write_json(run.listening, found)
+        accelerator.wait_for_everyone()
+    return read_json(run.listening)
+
+
 def distill_student(
     run: Run,
     teacher: FusedTeacher,
@@ -87,6 +102,11 @@ def distill_student(
     passes = accumulation(settings.batch_seconds, settings.forward_seconds, runtime.processes())
     accelerator = runtime.start(machine, accumulation=passes, clip=settings.clip, logs=run.folder / "tensorboard")
     accelerator.init_trackers("distill")
+    if settings.balance == "listening" and len(teacher.upstreams) > 1:
+        by = needed(listen(run, teacher, clips, accelerator))
+        told = ", ".join(f"{name} {weight:.2f}" for name, weight in by.items())
+        accelerator.print(f"sources weigh by what the teacher's tasks lose without them: {told}")
+        settings = settings.weighed(by)
     goes, tasks = plan(run, "distill", settings, passes), [TASKS[name] for name in run.recipe.fit.tasks]
     heads = posteriors(teacher, tasks, clips, saved_heads(run.teacher), settings.posteriors_weight)
     distiller = distillation.distill(accelerator, teacher, student, clips, settings, goes, run.folder, heads, source)
@@ -125,6 +145,7 @@ def evaluate(run: Run, rows: Mapping[str, Encoder], corpora: Mapping[str, Splits
 def report(run: Run, teacher: FusedTeacher, student: Encoder, corpora: Mapping[str, Splits], machine: Path) -> None:
     """Ask an evaluated run what scores do not tell, into `analysis.json`; then `report.html` and `report.md`."""
     accelerator = runtime.start(machine)
+    listen(run, teacher, corpora[DATA]["train"], accelerator)
     with in_step(accelerator.device, teacher):
         if accelerator.is_main_process and not newer(run.analysis, run.evaluation):
             write_json(run.analysis, analyse(run, teacher, student, corpora, accelerator.device))
@@ -145,11 +166,10 @@ def analyse(
     teacher.to(device)
     student.to(device)
     upstreams = dict(zip(teacher.upstreams, teacher.encoders(), strict=True))
-    tasks = [TASKS[name] for name in run.recipe.fit.tasks]
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     return {
         "training": training(lines),
-        "listening": listening(teacher, saved_heads(run.teacher), tasks, splits["train"], seconds, device),
+        "listening": read_json(run.listening),
         "similarity": similarity(student, upstreams | {"teacher": teacher}, splits["test"], seconds, device),
         "errors": {task: groups[task] for task in settings.tasks},
     }

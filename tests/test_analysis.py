@@ -9,13 +9,8 @@ from spoken import Levels, speak
 
 from distill.evidence.comparison import write_predictions
 from distill.evidence.errors import errors, groups, signal_to_noise, thirds
-from distill.evidence.listening import listening, weights
 from distill.evidence.similarity import Kernel, similarity
 from distill.evidence.training import POINTS, training
-from distill.fit import Fitting, Labels
-from distill.fusion import Moments
-from distill.tasks import TASKS
-from distill.teacher import FusedTeacher
 
 CPU = torch.device("cpu")
 
@@ -44,44 +39,6 @@ def test_a_student_is_most_like_itself():
     assert values.shape == (3, 3) and np.allclose(np.diag(values), 1.0) and np.allclose(values, values.T)
     assert found["clips"] == 30 and found["frames"] == 1000
     assert set(found["layers"]) == {"itself", "other"}
-
-
-def fitted(interface: str) -> tuple[FusedTeacher, dict, list]:
-    """A teacher of two equal upstreams whose fusion is deaf to the second, and random heads of two tasks."""
-    clips, teacher = speak(30, 0), FusedTeacher({"heard": Levels(), "ignored": Levels()}, "concat", 0, interface, 0)
-    for standardise, encoder in zip(teacher.fusion.standardisers(), teacher.encoders(), strict=True):
-        moments = Moments.empty(3, 4)
-        moments.update(encoder(*[torch.randn(2, 32_000), torch.tensor([32_000, 32_000])]))
-        standardise.calibrate(moments)
-    with torch.no_grad():
-        teacher.fusion.combine.project.weight[:, 4:] = 0
-    tasks = [TASKS["er"], TASKS["lid"]]
-    labels = [Labels.of(task, clips) for task in tasks]
-    heads = Fitting(teacher.fusion, teacher.interface, [one.task for one in labels]).heads.state_dict()
-    return teacher, heads, tasks
-
-
-def test_a_teacher_does_not_listen_to_what_its_fusion_leaves_out():
-    teacher, heads, tasks = fitted("hconv")
-    found = listening(teacher, heads, tasks, speak(30, 0), 5.0, CPU)
-    assert found["clips"] == 30 and found["interface_weights"] is None
-    for task in ("er", "lid"):
-        whole, without = found["tasks"][task]["loss"], found["tasks"][task]["without"]
-        assert [without["ignored"]["all"], *without["ignored"]["layers"]] == pytest.approx([whole] * 4)
-        assert abs(without["heard"]["all"] - whole) > 1e-4
-        assert len(without["heard"]["layers"]) == 3
-
-
-def test_a_teacher_that_sums_layers_listens_by_their_weights():
-    teacher, heads, tasks = fitted("weighted_sum")
-    with torch.no_grad():
-        teacher.interface.scores.copy_(torch.tensor([9.0, 0.0, -40.0]))
-    found = listening(teacher, heads, tasks, speak(30, 0), 5.0, CPU)
-    assert found["interface_weights"] == pytest.approx(torch.tensor([9.0, 0.0, -40.0]).softmax(0).tolist())
-    losses = found["tasks"]["lid"]
-    rises = [abs(loss - losses["loss"]) for loss in losses["without"]["heard"]["layers"]]
-    assert rises[0] > 10 * rises[1] > 0 and rises[2] == pytest.approx(0.0, abs=1e-6)
-    assert weights(fitted("hconv")[0]) is None
 
 
 def test_curves_are_averaged_to_a_few_points_and_time_is_added_up():

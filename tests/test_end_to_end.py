@@ -41,7 +41,7 @@ def test_the_command_makes_what_it_promises(launched):
     assert {path.name for path in run.iterdir()} == {
         *("recipe.yaml", "environment.json", "metrics.jsonl", "tensorboard", "checkpoints"),
         *("teacher", "student", "evaluation", "evaluation.json"),
-        *("analysis.json", "report", "report.html", "report.md"),
+        *("listening.json", "analysis.json", "report", "report.html", "report.md"),
     }
     assert list((run / "checkpoints").iterdir()) == []
     assert {path.name for path in (run / "teacher").iterdir()} == {"fused.safetensors", "teacher.json"}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import log
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from distill.tasks.task import Task, draw
 from distill.teacher import FusedTeacher
 
 CLIPS = 128  # of the training split: the speaker head knows no others
+TINY = 1e-6  # a loss this small is none
+EVEN = 0.01  # of growth that each upstream has in any case: what never grows by more, says nothing of any
 
 
 @torch.no_grad()
@@ -50,6 +53,24 @@ def listening(
     losses = (sums / torch.tensor([max(one.count(rows), 1) for one in labels])).T.tolist()
     found = {one.task.name: _named(cases, values) for one, values in zip(labels, losses, strict=True)}
     return {"clips": len(rows), "tasks": found, "interface_weights": weights(teacher)}
+
+
+def needed(found: dict) -> dict[str, float]:
+    """How much the tasks need each upstream, from what `listening` found: upstream -> weight; their mean is 1.
+
+    A task needs an upstream by log(its loss without it / its loss). So a task that the heads have hardly learned, whose
+    loss hardly grows, has hardly a say; where that is so of all tasks, the weights are even.
+    """
+    tasks = list(found["tasks"].values())
+    names = list(tasks[0]["without"])
+    growth = {name: EVEN + sum(_growth(task, name) for task in tasks) / len(tasks) for name in names}
+    mean = sum(growth.values()) / len(names)
+    return {name: own / mean for name, own in growth.items()}
+
+
+def _growth(task: dict, name: str) -> float:
+    """Of one task's loss without an upstream."""
+    return max(log(max(task["without"][name]["all"], TINY) / max(task["loss"], TINY)), 0.0)
 
 
 def without(teacher: FusedTeacher, stacks: Sequence[Features], name: str, layer: int) -> list[Features]:
