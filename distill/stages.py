@@ -102,7 +102,7 @@ def distill_student(
     passes = accumulation(settings.batch_seconds, settings.forward_seconds, runtime.processes())
     accelerator = runtime.start(machine, accumulation=passes, clip=settings.clip, logs=run.folder / "tensorboard")
     accelerator.init_trackers("distill")
-    if settings.balance == "listening" and len(teacher.upstreams) > 1:
+    if settings.balance == "listening" and len(settings.sources(list(teacher.upstreams))) > 1:
         by = needed(listen(run, teacher, clips, accelerator))
         told = ", ".join(f"{name} {weight:.2f}" for name, weight in by.items())
         accelerator.print(f"sources weigh by what the teacher's tasks lose without them: {told}")
