@@ -1,6 +1,7 @@
 """Several sources of targets in one loss: how much each counts, by its weight, by chance, or by a learned doubt."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,13 @@ from sliced import PAIRS, batch, distiller
 
 from distill.distiller import BALANCE, Group
 from distill.features import Features
+from distill.limits import RecipeError
+from distill.loading import load
+from distill.planning import Load
+from distill.recipe import Recipe
+from teachers import FAMILIES
+
+MACHINE = Path(__file__).parents[1] / "accelerate_config.yaml"
 
 TWO = [Group("", PAIRS, 5), Group("thin", ((2, 1), (3, 2)), 3)]
 
@@ -86,3 +94,25 @@ def test_a_single_source_has_nothing_to_be_balanced_with(balance):
     one, inputs = distiller(balance=balance), batch([7, 4])
     assert torch.equal(one(*inputs).loss_sum, distiller()(*inputs).loss_sum)
     assert set(one.state_dict()) == set(distiller().state_dict())
+
+
+def made(*words: str) -> Recipe:
+    return load(list(words), FAMILIES)
+
+
+def test_some_source_must_teach():
+    words = ["recipe=hubert+wavlm", "distill.supervise=separate", "distill.source_weights.hubert=0"]
+    assert made(*words).distill.sources(["hubert", "wavlm"]) == {"wavlm": 1.0}
+    with pytest.raises(RecipeError, match=r"nothing that distill\.supervise=separate names has any"):
+        made(*words, "distill.source_weights.wavlm=0")
+    assert made("recipe=wavlm", "distill.source_weights.wavlm=0").distill.sources(["wavlm"]) == {"": 1.0}, "no others"
+
+
+@pytest.mark.parametrize(("by", "pairs"), [("fused", 3), ("separate", 6), ("both", 9)])
+def test_every_source_of_targets_is_counted(by, pairs):
+    words = ["recipe=wavlm+whisper", f"distill.supervise={by}", "distill.layers=3"]
+    assert Load.of(load([*words, "distill.interface_weight=0"], FAMILIES), MACHINE).pairs == pairs
+    assert Load.of(load([*words, "distill.interface_weight=0.5"], FAMILIES), MACHINE).pairs == pairs + 1
+    assert Load.of(load(["recipe=wavlm", *words[1:], "distill.interface_weight=0"], FAMILIES), MACHINE).pairs == 3
+    without = load([*words, "distill.source_weights.whisper=0"], FAMILIES)
+    assert Load.of(without, MACHINE).pairs == pairs - 3 * (by != "fused")

@@ -229,16 +229,6 @@ def outlook():
     return make
 
 
-@pytest.mark.parametrize(("by", "pairs"), [("fused", 3), ("separate", 6), ("both", 9)])
-def test_every_source_of_targets_is_counted(by, pairs):
-    words = ["recipe=wavlm+whisper", f"distill.supervise={by}", "distill.layers=3"]
-    assert Load.of(load([*words, "distill.interface_weight=0"], FAMILIES), MACHINE).pairs == pairs
-    assert Load.of(load([*words, "distill.interface_weight=0.5"], FAMILIES), MACHINE).pairs == pairs + 1
-    assert Load.of(load(["recipe=wavlm", *words[1:], "distill.interface_weight=0"], FAMILIES), MACHINE).pairs == 3
-    without = load([*words, "distill.source_weights.whisper=0"], FAMILIES)
-    assert Load.of(without, MACHINE).pairs == pairs - 3 * (by != "fused")
-
-
 class Doubling(nn.Module):
     """A million weights on one frame, which hardly needs memory beside them."""
 

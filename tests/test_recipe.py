@@ -262,14 +262,6 @@ def test_a_mistake_is_named_with_the_way_out_in_a_few_lines(word):
     assert str(caught.value).count("\n") <= 3
 
 
-def test_some_source_must_teach():
-    words = ["recipe=hubert+wavlm", "distill.supervise=separate", "distill.source_weights.hubert=0"]
-    assert recipe(*words).distill.sources(["hubert", "wavlm"]) == {"wavlm": 1.0}
-    with pytest.raises(RecipeError, match=r"nothing that distill\.supervise=separate names has any"):
-        recipe(*words, "distill.source_weights.wavlm=0")
-    assert recipe("recipe=wavlm", "distill.source_weights.wavlm=0").distill.sources(["wavlm"]) == {"": 1.0}, "no others"
-
-
 @pytest.mark.parametrize(
     "content", ["- a\n- b", "a: [", "distill: {stepz: 1}", "\x00", "distill: {steps: 1, steps: 2}"]
 )
