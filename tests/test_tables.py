@@ -6,6 +6,7 @@ from reports import analysis, evaluation, facts_of, random_row, run_folder, untr
 
 from distill.evidence import tables
 from distill.report import write_report
+from distill.tasks import PROTOCOLS
 
 
 def test_what_is_published_stands_with_its_size_and_its_score(tmp_path):
@@ -32,6 +33,13 @@ def test_what_is_published_stands_with_its_size_and_its_score(tmp_path):
     for words in ("HubertForCTC", "56.1", "1.40 MB", "2.51 MB"):
         assert words in html and words in markdown
     assert [cell.text for cell in tables.ready_table(found).rows[0]] == ["HubertForCTC", "0.63 M", "ASR WER ↓", "56.1"]
+
+
+@pytest.mark.parametrize("task", {**PROTOCOLS["light"], **PROTOCOLS["superb"]}.values(), ids=lambda task: task.name)
+def test_a_heading_has_the_name_of_the_metric_that_the_field_writes(task):
+    """An error rate is letters in capitals; only accuracy is a word."""
+    metric = tables.heading(task.name, {"metric": task.metric, "lower_is_better": True}).split(" ")[1]
+    assert metric == "accuracy" or metric.isupper() or metric == "minDCF"
 
 
 @pytest.mark.parametrize(
