@@ -1,28 +1,35 @@
 """What the runs of a study say together: means, intervals over clips and seeds, paired tests, one table, one plot.
 
-Shape letters: S seeds of distillation, R resamples.
+Shape letters: S seeds of distillation, R resamples of the test clips.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
 from statistics import mean
 
 import numpy as np
 
+from benchmarks.spread import Variance, of_clips, of_seed
 from distill.evidence import plots
 from distill.evidence.comparison import STUDENT, read_evidence, retention
-from distill.evidence.statistics import RESAMPLES, interval, over_seeds, paired, resamples
+from distill.evidence.statistics import RESAMPLES, over_seeds, resamples
 from distill.evidence.tables import heading
 from distill.files import read_json, write_json, write_text
 from distill.limits import RecipeError
 
 NOTE = (
-    "Test split, in percent: mean over seeds of distillation and of heads. Intervals (95 %) and p-values draw test "
-    "clips (speakers, for verification) and seeds of distillation with replacement, the same draws for every cell; "
+    "Test split, in percent: mean over seeds of distillation, how many is in brackets, and of heads. Intervals (95 %) "
+    "and p-values are of other test clips (speakers, for verification; a bootstrap, the same draws for every cell) {}; "
     "they are not corrected for the number of comparisons. The average turns error rates into 100 minus. Retention "
-    "puts the untrained student at 0 and the teacher of `{}` at 1, which is the most."
+    "puts the untrained student at 0 and the teacher of `{}` at 1, the most that a task counts."
 )
+SEEDS = (
+    "and other seeds of distillation (Welch's t; a seed's standard deviation is {:.1f} on the average, with {:.0f} "
+    "degrees of freedom, of all cells together); an asterisk says p < 0.05"
+)
+ONE_SEED = "alone, as no cell has two seeds of distillation: another seed may turn them, so there are no asterisks"
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,8 @@ class Score:
     """One task of one cell, or the average over its tasks."""
 
     values_S: list[float]
-    drawn_R: np.ndarray | None  # of drawn clips and seeds; None where a probe diverged
+    drawn_R: np.ndarray | None  # of drawn clips, the mean over seeds; None where a probe diverged
+    units: int = 0  # clips or speakers that were drawn
     lower_is_better: bool = False
 
     def good(self) -> "Score":
@@ -38,16 +46,21 @@ class Score:
         if not self.lower_is_better:
             return self
         drawn_R = None if self.drawn_R is None else 100.0 - self.drawn_R
-        return Score([100.0 - value for value in self.values_S], drawn_R)
+        return Score([100.0 - value for value in self.values_S], drawn_R, self.units)
 
-    def told(self, other: "Score") -> dict:
-        """In plain data, with its difference to another cell's."""
-        found = {"value": mean(self.values_S), "seeds": self.values_S, "seed_interval": over_seeds(self.values_S)}
-        found["interval"] = None if self.drawn_R is None else interval(self.drawn_R)
-        apart = {"value": found["value"] - mean(other.values_S), "interval": None, "p_value": None}
-        if self.drawn_R is not None and other.drawn_R is not None:
-            apart["interval"], apart["p_value"] = paired(self.drawn_R, other.drawn_R)
-        return found | {"difference": apart}
+    def told(self, other: "Score", seed: Variance) -> dict:
+        """In plain data, with its difference to another cell's; seed: of one seed's score, of all cells together."""
+        value, apart = mean(self.values_S), mean(self.values_S) - mean(other.values_S)
+        found = {"value": value, "seeds": self.values_S, "seed_interval": over_seeds(self.values_S), "interval": None}
+        difference = {"value": apart, "interval": None, "p_value": None}
+        if self.drawn_R is not None:
+            own = of_clips(self.drawn_R, self.units) + seed.scaled(1 / len(self.values_S))
+            found["interval"] = own.interval(value)
+            if other.drawn_R is not None and self is not other:
+                clips = of_clips(self.drawn_R - other.drawn_R, self.units)
+                whole = clips + seed.scaled(1 / len(self.values_S) + 1 / len(other.values_S))
+                difference |= {"interval": whole.interval(apart), "p_value": whole.p_value(apart)}
+        return found | {"difference": difference}
 
 
 def read_rows(folder: Path, metrics: Mapping[str, str]) -> dict:
@@ -73,26 +86,20 @@ def read_task(folders: Sequence[Path], task: str, metrics: Mapping[str, str]) ->
     values, lower = [cell["value"] for cell in cells], cells[0]["lower_is_better"]
     known = [found for found in kept if found is not None]
     if len(known) < len(kept):
-        return Score(values, None, lower), []
+        return Score(values, None, lower_is_better=lower), []
     if any(ids != known[0][0] for ids, _ in known):
         raise RecipeError(f"{task}: {', '.join(folder.name for folder in folders)} were scored on different clips")
-    drawn_SR = np.stack([evidence.scores(resamples(evidence.units)) for _, evidence in known])
-    return Score(values, draw_seeds(drawn_SR), lower), known[0][0]
-
-
-def draw_seeds(drawn_SR: np.ndarray) -> np.ndarray:
-    """The mean over as many seeds, drawn anew for every resample, the same for cells of as many seeds: (R,)."""
-    seeds, count = drawn_SR.shape
-    chosen_SR = np.random.default_rng(1).integers(seeds, size=(seeds, count))
-    return np.take_along_axis(drawn_SR, chosen_SR, 0).mean(0)
+    drawn_R = np.mean([evidence.scores(resamples(evidence.units)) for _, evidence in known], axis=0)
+    return Score(values, drawn_R, known[0][1].units, lower), known[0][0]
 
 
 def average(scores: Mapping[str, Score]) -> Score:
-    """Over tasks, higher is better."""
+    """Over tasks, higher is better; its draws stand on the task with the fewest clips or speakers."""
     good = [score.good() for score in scores.values()]
     drawn = [score.drawn_R for score in good if score.drawn_R is not None]
     values_S = np.mean([score.values_S for score in good], axis=0).tolist()
-    return Score(values_S, np.mean(drawn, axis=0) if len(drawn) == len(good) else None)
+    units = min(score.units for score in good)
+    return Score(values_S, np.mean(drawn, axis=0) if len(drawn) == len(good) else None, units)
 
 
 def verdict(done: Mapping[str, Sequence[Path]], against: str, metrics: Mapping[str, str]) -> dict:
@@ -111,16 +118,27 @@ def verdict(done: Mapping[str, Sequence[Path]], against: str, metrics: Mapping[s
             scores[cell][task], ids = read_task(folders, task, metrics)
             if ids and heard.setdefault(task, ids) != ids:
                 raise RecipeError(f"{task}: {cell} was scored on other clips than {next(iter(done))}")
+    averages = {cell: average(found) for cell, found in scores.items()}
+    seeds = {task: of_seed(found[task].values_S for found in scores.values()) for task in tasks}
+    seed = of_seed(score.values_S for score in averages.values())
     told = {}
     for cell, found in scores.items():
-        values = {task: score.told(scores[against][task]) for task, score in found.items()}
-        whole = average(found).told(average(scores[against]))
+        values = {task: score.told(scores[against][task], seeds[task]) for task, score in found.items()}
+        whole = averages[cell].told(averages[against], seed)
         known = {"teacher", "untrained"} <= rows.keys()
         kept = retention(rows | {cell: {"tasks": values}}, cell) if known else {"mean": None}
         runs = [folder.name for folder in done[cell]]
         told[cell] = {"runs": runs, "tasks": values, "average": whole, "retention": kept}
     heads = {task: heading(task, cell) for task, cell in tasks.items()}
-    return {"against": against, "headings": heads, "resamples": RESAMPLES, "cells": told, "rows": rows}
+    known = {"deviation": sqrt(seed.value), "freedom": seed.freedom}
+    return {
+        "against": against,
+        "headings": heads,
+        "resamples": RESAMPLES,
+        "seed": known,
+        "cells": told,
+        "rows": rows,
+    }
 
 
 def ranked(found: dict) -> dict:
@@ -132,19 +150,21 @@ def table(found: dict) -> str:
     """The verdict as Markdown: a row for each cell, the best average first."""
     head = ["student of", *found["headings"].values(), "average ↑", f"against {found['against']}", "p", "retention"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    known = found["seed"]["freedom"] > 0
     for cell, told in ranked(found).items():
-        scores = [bounded(one) for one in (*told["tasks"].values(), told["average"])]
+        scores = [bounded(one, known) for one in (*told["tasks"].values(), told["average"])]
         apart, kept = told["average"]["difference"], told["retention"]["mean"]
-        chance = "" if apart["p_value"] is None or cell == found["against"] else f"{apart['p_value']:.3f}"
+        chance = "" if apart["p_value"] is None else f"{apart['p_value']:.3f}".replace("0.000", "<0.001")
         words = [f"{cell} ({len(told['runs'])})", *scores, f"{apart['value']:+z.1f}", chance]
         lines.append("| " + " | ".join([*words, "" if kept is None else f"{kept:.2f}"]) + " |")
-    return "\n".join([*lines, "", NOTE.format(found["against"])])
+    seeds = SEEDS.format(*found["seed"].values()) if known else ONE_SEED
+    return "\n".join([*lines, "", NOTE.format(seeds, found["against"])])
 
 
-def bounded(told: dict) -> str:
-    """A value and its interval; an asterisk where it differs from the cell compared with, p < 0.05."""
+def bounded(told: dict, marked: bool) -> str:
+    """A value and its interval; an asterisk, where marked, if it differs from the cell compared with, p < 0.05."""
     chance = told["difference"]["p_value"]
-    mark = "*" if chance is not None and chance < 0.05 else ""
+    mark = "*" if marked and chance is not None and chance < 0.05 else ""
     bounds = "" if told["interval"] is None else " [{:.1f}, {:.1f}]".format(*told["interval"])
     return f"{told['value']:.1f}{mark}{bounds}"
 
