@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
@@ -18,11 +18,12 @@ from typing import cast
 
 import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from benchmarks.verdict import write_verdict
 from distill.limits import RecipeError, listed
-from distill.loading import load
-from distill.run import Run
+from distill.loading import load, save
+from distill.run import Run, differs
 from distill.supervision.identity import digest_of
 from teachers import FAMILIES
 
@@ -63,6 +64,11 @@ class Trial:
     def finished(self) -> bool:
         return all(self.run.finished(stage) for stage in self.run.recipe.stages)
 
+    def claim(self) -> None:
+        """Say in the folder what is run there, before anything else lies in it."""
+        self.run.folder.mkdir(parents=True, exist_ok=True)
+        save(self.run.recipe, self.run.folder / "recipe.yaml")
+
     def teacher(self) -> str:
         """The same for runs whose fitted teachers are the same."""
         recipe = self.run.recipe
@@ -74,8 +80,9 @@ def read_study(path: Path) -> Study:
     try:
         tree = OmegaConf.merge(OmegaConf.structured(Study), yaml.safe_load(path.read_text()))
         return cast(Study, OmegaConf.to_object(tree))
-    except (OSError, yaml.YAMLError) as error:
-        raise RecipeError(f"cannot read the study {path}: {error}") from None
+    except (OSError, yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        known = ", ".join(entry.name for entry in fields(Study))
+        raise RecipeError(f"cannot read the study {path}: {error}\nthere are {known}") from None
 
 
 def trials(study: Study, given: Sequence[str], runs: Path) -> Iterator[Trial]:
@@ -100,11 +107,26 @@ def upstream_of(word: str) -> str:
     return word.partition("=")[0].removeprefix(CHECKPOINTS) if word.startswith(CHECKPOINTS) else ""
 
 
+def demand_same(all_: Iterable[Trial]) -> None:
+    """Raises RecipeError where a folder holds a run of other settings, whose scores or teacher would pass for these."""
+    for trial in all_:
+        different = differs(trial.run)
+        if different:
+            raise RecipeError(
+                f"{trial.run.folder} holds a run of other settings; they differ in {', '.join(different)}\n"
+                "give this study a folder of its own: runs=<folder>"
+            )
+
+
 def lend_teacher(trial: Trial, others: Sequence[Trial]) -> None:
-    """Copy the fitted teacher of another run where this one would fit the same; it appears whole or not at all."""
+    """Copy the fitted teacher of another run where this one would fit the same; it appears whole or not at all.
+
+    Every folder of these runs is of the recipe that is asked for now (`demand_same`).
+    """
     ready = [other.run.teacher for other in others if other.run.finished("fit") and other.teacher() == trial.teacher()]
     if trial.run.finished("fit") or not ready:
         return
+    trial.claim()
     unfinished = trial.run.folder / ".teacher.copied"
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(ready[0], unfinished)
@@ -154,7 +176,10 @@ def run_all(
             with fitting[trial.teacher()]:
                 lend_teacher(trial, [*wanted, *others])
                 if jobs > 1 and not trial.run.finished("fit"):
-                    launch([*trial.words, "stages=[fit]"], job, jobs)
+                    code = launch([*trial.words, "stages=[fit]"], job, jobs)
+                    if code:
+                        return code
+            trial.claim()  # the fit alone may have written its own stages there
             print(f"study {number}/{len(wanted)}: {name}", flush=True)
             return launch(trial.words, job, jobs)
         finally:
@@ -201,11 +226,14 @@ def main(argv: list[str]) -> None:
     given = [word for word in argv if word.partition("=")[0] not in own]
     study, runs = read_study(Path(own["study"])), Path(own["runs"]).resolve()
     cells, seeds = some("cells", own["cells"], study.cells), some("seeds", own["seeds"], map(str, study.seeds))
-    study = replace(study, cells={name: study.cells[name] for name in study.cells if name in (*cells, study.against)})
-    everything = list(trials(study, given, runs))
-    failed = run_all(
-        [trial for trial in everything if str(trial.seed) in seeds], others=everything, jobs=int(own["jobs"])
-    )
+    asked = {study.against, *cells}
+    there = [
+        name for name in study.cells if name in asked or any((runs / f"{name}-seed{n}").exists() for n in study.seeds)
+    ]
+    everything = list(trials(replace(study, cells={name: study.cells[name] for name in there}), given, runs))
+    demand_same(everything)
+    wanted = [trial for trial in everything if trial.cell in asked and str(trial.seed) in seeds]
+    failed = run_all(wanted, others=everything, jobs=int(own["jobs"]))
     done = finished(everything)
     if study.against in done:
         print(write_verdict(done, study.against, study.metrics, runs))

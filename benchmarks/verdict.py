@@ -114,6 +114,9 @@ def verdict(done: Mapping[str, Sequence[Path]], against: str, metrics: Mapping[s
     scores: dict[str, dict[str, Score]] = {}
     for cell, folders in done.items():
         scores[cell] = {}
+        scored = read_rows(folders[0], metrics)[STUDENT]["tasks"].keys()
+        if scored != tasks.keys():
+            raise RecipeError(f"{cell} was scored by {', '.join(scored)}, but {against} by {', '.join(tasks)}")
         for task in tasks:
             scores[cell][task], ids = read_task(folders, task, metrics)
             if ids and heard.setdefault(task, ids) != ids:

@@ -24,6 +24,7 @@ PACKAGES = (
     "evaluate",
     "numpy",
 )
+BEGUN = {"recipe.yaml", "environment.json"}  # what is in a run's folder from the first
 
 
 @dataclass(frozen=True)
@@ -104,34 +105,37 @@ def open_run(recipe: Recipe) -> Run:
     Raises RecipeError when the folder holds a run of another recipe, OSError as the disk does.
     """
     run = Run(recipe, Path(recipe.runs) / recipe.name)
-    known = run.folder / "recipe.yaml"
-    if not known.exists():
-        _begin(run, known)
-        return run
-    different = changed(read_saved(known), recipe)
-    if different and _bare(run.folder):
-        _begin(run, known)
-    elif different:
+    different = differs(run)
+    if different:
         raise RecipeError(
             f"{run.folder} holds a run of another recipe; they differ in {', '.join(different)}\n"
-            f"give this one a name of its own (name=...), or go on with that one: recipe={known}"
+            f"give this one a name of its own (name=...), or go on with that one: recipe={run.folder / 'recipe.yaml'}"
         )
+    if not run.folder.exists() or _bare(run.folder) or not all((run.folder / name).exists() for name in BEGUN):
+        _begin(run)
+        return run
     for stage in ("fit", "distill"):
         if run.finished(stage):  # and perhaps killed while it tidied up
             Checkpoints(run.folder / "checkpoints" / stage).remove()
     return run
 
 
+def differs(run: Run) -> list[str]:
+    """The keys in which the run that a folder holds is another; none where it is the same or made nothing yet."""
+    known = run.folder / "recipe.yaml"
+    return [] if not known.exists() or _bare(run.folder) else changed(read_saved(known), run.recipe)
+
+
 def _bare(folder: Path) -> bool:
     """Whether a run ended before it made anything, so that another recipe may have its place."""
-    return {path.name for path in folder.iterdir()} <= {"recipe.yaml", "environment.json"}
+    return {path.name for path in folder.iterdir()} <= BEGUN
 
 
-def _begin(run: Run, known: Path) -> None:
+def _begin(run: Run) -> None:
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
         write_json(run.folder / "environment.json", environment())
-        save(run.recipe, known)
+        save(run.recipe, run.folder / "recipe.yaml")
     except OSError as error:
         raise OSError(
             f"cannot write the run folder {run.folder}: {error}\nfree the place, or name another: runs=<folder>"

@@ -11,9 +11,22 @@ from time import sleep
 import pytest
 from miniature import Miniature, Moment
 
-from benchmarks.study import ROOT, Study, finished, launched, lend_teacher, main, read_study, run_all, some, trials
+from benchmarks.study import (
+    ROOT,
+    Study,
+    demand_same,
+    finished,
+    launched,
+    lend_teacher,
+    main,
+    read_study,
+    run_all,
+    some,
+    trials,
+)
 from benchmarks.verdict import verdict, write_verdict
 from distill.limits import RecipeError
+from distill.loading import read_saved, save
 
 CELLS = {
     "fused": ["recipe=wavlm+whisper"],
@@ -45,7 +58,38 @@ def test_a_teacher_is_lent_where_it_would_be_the_same(tmp_path):
     lent = [trial.cell for trial in made if trial.run.finished("fit")]
     assert lent == ["fused", "mse", "fused", "mse"]
     assert (later[1].run.teacher / "fused.safetensors").read_text() == "fitted"
-    assert {path.name for path in later[1].run.folder.iterdir()} == {"teacher"}
+    assert {path.name for path in later[1].run.folder.iterdir()} == {"teacher", "recipe.yaml"}
+
+
+def test_a_folder_of_other_settings_is_refused_lent_teachers_among_them(tmp_path):
+    """Its scores, or a teacher that was fitted otherwise, would pass for these."""
+    made = list(trials(STUDY, ["fit.steps=5"], tmp_path))
+    made[0].run.teacher.mkdir(parents=True)
+    lend_teacher(made[1], made)
+    demand_same(made)
+    demand_same(list(trials(STUDY, ["fit.steps=5", "fit.save_every=2"], tmp_path)))
+    other = "fit.steps=900"
+    with pytest.raises(RecipeError, match=r"mse-seed0 holds a run of other settings; they differ in fit\.steps"):
+        demand_same(list(trials(STUDY, [other], tmp_path)))
+    study = tmp_path / "study.yaml"
+    study.write_text("against: one\nseeds: [0]\nwords: []\ncells: {one: [recipe=wavlm], mse: [recipe=wavlm+whisper]}")
+    with pytest.raises(RecipeError, match=r"mse-seed0 holds a run of other settings(.|\n)*runs=<folder>"):
+        main([f"study={study}", f"runs={tmp_path}", "cells=one", other])
+
+
+def test_a_fit_that_fails_is_not_tried_again_by_the_same_run_and_its_recipe_keeps_all_stages(tmp_path):
+    made, asked = list(trials(replace(STUDY, seeds=[0]), [], tmp_path)), []
+
+    def launch(words, job, jobs) -> int:
+        asked.append((dict(word.split("=", 1) for word in words)["name"], words[-1] == "stages=[fit]"))
+        if asked[-1] == ("fused-seed0", True):
+            (tmp_path / "fused-seed0/teacher").mkdir(parents=True)
+            save(replace(made[0].run.recipe, stages=["fit"]), tmp_path / "fused-seed0/recipe.yaml")
+        return int(asked[-1] == ("one-seed0", True))
+
+    assert run_all(made, launch, jobs=2) == ["one-seed0"]
+    assert sorted(asked) == [("fused-seed0", False), ("fused-seed0", True), ("mse-seed0", False), ("one-seed0", True)]
+    assert read_saved(tmp_path / "fused-seed0/recipe.yaml").stages == made[0].run.recipe.stages
 
 
 def test_what_failed_keeps_nothing_else_from_running(tmp_path):
@@ -70,14 +114,14 @@ def test_several_runs_at_once_keep_to_their_number_and_fit_each_teacher_once(tmp
             assert jobs == 2
             free.remove(job)  # no other run has it
             most[0] = max(most[0], 2 - len(free))
-        sleep(0.02)
+        sleep(0.2)
         with lock:
             free.add(job)
             if words[-1] == "stages=[fit]":
                 fitted.append(trial.cell)
                 trial.run.teacher.mkdir(parents=True)
-            else:
-                whole.append((trial.cell, trial.seed, trial.run.finished("fit")))
+                return 0
+            whole.append((trial.cell, trial.seed, trial.run.finished("fit")))
         return int(trial.cell == "one")
 
     assert run_all(made, launch, jobs=2) == ["one-seed0", "one-seed1"]
@@ -125,6 +169,10 @@ def test_a_study_that_cannot_be_is_refused(tmp_path):
         replace(STUDY, against="fusd")
     with pytest.raises(RecipeError, match="cannot read the study"):
         read_study(tmp_path / "none.yaml")
+    for text in ("cell: {one: [recipe=wavlm]}", "seeds: [0]", "- one", ""):
+        (tmp_path / "study.yaml").write_text(text)
+        with pytest.raises(RecipeError, match=r"cannot read the study .*study.yaml(.|\n)*there are against, seeds"):
+            read_study(tmp_path / "study.yaml")
     for jobs in ("0", "-1", "two"):
         with pytest.raises(RecipeError, match=f"jobs={jobs} must be a whole number of runs at once, 1 or more"):
             main([f"jobs={jobs}", f"runs={tmp_path}"])

@@ -112,3 +112,9 @@ def test_cells_scored_on_different_clips_are_not_compared(done, tmp_path):
     done["strange"] = [write_run(tmp_path / "strange-seed0", 0.7, other="x")]
     with pytest.raises(RecipeError, match="er: strange was scored on other clips than base"):
         verdict(done, "base", {})
+
+
+def test_cells_scored_by_different_tasks_are_not_compared(done, tmp_path):
+    done["other"] = [write_recognition(tmp_path / "other", 1)]
+    with pytest.raises(RecipeError, match="other was scored by asr, but base by er"):
+        verdict(done, "base", {})
