@@ -111,7 +111,8 @@ def open_run(recipe: Recipe) -> Run:
             f"{run.folder} holds a run of another recipe; they differ in {', '.join(different)}\n"
             f"give this one a name of its own (name=...), or go on with that one: recipe={run.folder / 'recipe.yaml'}"
         )
-    if not run.folder.exists() or _bare(run.folder) or not all((run.folder / name).exists() for name in BEGUN):
+    there = _names(run.folder)
+    if there <= BEGUN or not there >= BEGUN:
         _begin(run)
         return run
     for stage in ("fit", "distill"):
@@ -121,14 +122,13 @@ def open_run(recipe: Recipe) -> Run:
 
 
 def differs(run: Run) -> list[str]:
-    """The keys in which the run that a folder holds is another; none where it is the same or made nothing yet."""
+    """The keys in which the run that a folder holds is another; none where it is the same or has made nothing yet."""
     known = run.folder / "recipe.yaml"
-    return [] if not known.exists() or _bare(run.folder) else changed(read_saved(known), run.recipe)
+    return [] if not known.exists() or _names(run.folder) <= BEGUN else changed(read_saved(known), run.recipe)
 
 
-def _bare(folder: Path) -> bool:
-    """Whether a run ended before it made anything, so that another recipe may have its place."""
-    return {path.name for path in folder.iterdir()} <= BEGUN
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 def _begin(run: Run) -> None:
