@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
@@ -260,7 +260,7 @@ def _matter(settings: Evaluate, task: str) -> dict:
     budget = settings.budget(task) if task else None
     steps, checks = ({task: budget.steps}, {task: budget.checks}) if budget else ({}, {})
     own = {"tasks": [task] if task else [], "steps": steps, "checks": checks}
-    kept = asdict(replace(settings, **own, students=[], cache="memory"))
+    kept = asdict(settings) | own | {"students": [], "cache": "memory"}
     idle = {"rows", "corpora"} | ({"flat"} if task != "asr" or settings.flat == FLAT else set())  # cells of before stay
     idle |= set() if budget and budget.checks > 1 else {"checks"}
     corpus = {"corpus": settings.corpora[task]} if task in settings.corpora else {}

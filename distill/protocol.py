@@ -43,6 +43,7 @@ class Evaluate:
 
     def __post_init__(self):
         demand(self.heads in PROTOCOLS, f"evaluate.heads: no {self.heads!r}; there are {', '.join(PROTOCOLS)}")
+        demand(bool(self.tasks), "evaluate.tasks is empty; name one or more")
         for task in self.tasks:
             menu = ", ".join(self.menu())
             demand(task in self.menu(), f"evaluate.tasks: no task {task!r} with {self.heads} heads; there are {menu}")

@@ -260,6 +260,7 @@ def test_a_missing_cell_is_named(tmp_path):
     ("change", "message"),
     [
         ({"tasks": ["st"]}, "no task 'st' with light heads; there are asr, sv, er, lid"),
+        ({"tasks": []}, "evaluate.tasks is empty; name one or more"),
         ({"interface": "mean"}, "no 'mean'\nthere are: hconv, weighted_sum, gumbel"),
         ({"flat": 1.0}, "evaluate.flat must be in "),
         ({"steps": {"sv": 0}}, "evaluate.steps: sv needs 1 step"),
