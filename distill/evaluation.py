@@ -83,10 +83,7 @@ def evaluate_group(
     mine = deal(settings, world)[rank]
     for corpus, tasks in settings.by_corpus(settings.tasks).items():
         own = [task for task in tasks if task in mine]
-        waiting = {
-            name: [task for task in own if _read(folder, settings, name, task) is None]
-            for name in rows
-        }
+        waiting = {name: [task for task in own if _read(folder, settings, name, task) is None] for name in rows}
         for names in passes(rows, waiting, corpora[corpus], settings, folder, world):
             wanted = waiting[names[0]] if names else []
             evaluate_corpus(rows, names, corpora[corpus], wanted, settings, folder, device, say)

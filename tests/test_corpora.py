@@ -114,7 +114,9 @@ def test_a_speaker_in_two_splits_is_refused_for_verification(tmp_path):
 def test_a_split_that_verification_cannot_be_scored_on_is_refused_by_its_name(tmp_path):
     """Before anything is trained: the shares cannot be changed afterwards."""
     splits, _ = load(talkers(tmp_path, 10))
-    wanted = r"sv: the validation split has 1 speakers, of none more than 2 clips; 2 .*\n.*data\.validation_share=.*tasks="
+    wanted = (
+        r"sv: the validation split has 1 speakers, of none more than 2 clips; 2 .*\n.*data\.validation_share=.*tasks="
+    )
     with pytest.raises(ValueError, match=wanted):
         demand_labels(["sv"], splits)
     demand_labels(["sv"], {"train": splits["train"]})
