@@ -64,7 +64,7 @@ def test_a_speaker_drawn_twice_counts_as_two_speakers_would(twice):
     assert isinstance(doubled, Trials)
     (left, right), (a, b) = doubled.speakers_C[doubled.clips_2N], origin[doubled.clips_2N]
     kept = (left == right) | (a != b)  # trials between both draws of one speaker are left out
-    alone = Trials(doubled.scores_SN[:, kept], doubled.clips_2N[:, kept], doubled.speakers_C)
+    alone = Trials(doubled.scores_SN[:, kept], doubled.clips_2N[:, kept], doubled.speakers_C, doubled.same_N[kept])
     assert drawn == pytest.approx(alone.scores(np.ones((1, 5)))[0], abs=1e-4)
 
 
@@ -176,3 +176,21 @@ def test_a_trial_list_is_what_verification_is_scored_on(tmp_path):
     write_predictions(tmp_path / "row.asr.npz", clips.select([0, 1]), ["a", "b"], [["a", "b"]])
     with np.load(tmp_path / "row.asr.npz") as file:
         assert "trials" not in file, "of a task that hears only some of the clips"
+
+
+def test_a_trial_lists_own_labels_count_where_speakers_have_no_names(tmp_path):
+    """And each clip without a name is drawn for itself."""
+    given = lists.Trials(["0", "0", "2", "1"], ["1", "2", "3", "4"], [1, 0, 0, 1], [1, 2, 3, 4])
+    names, embeddings = ["", "", "", "", "x"], voices(5, 1, 1.0)[0]
+    clips = Clips(make_clips(speaker=names).dataset, trials=given)
+    write_predictions(tmp_path / "row.sv.npz", clips, names, list(embeddings))
+    found = read_evidence(tmp_path / "row.sv.npz", "eer")
+    assert found is not None and isinstance(found[1], Trials) and found[1].units == 5
+    expected = compute("eer", found[1].scores_SN[0].tolist(), given.same)
+    assert found[1].scores(np.ones((1, 5))) == pytest.approx(expected, abs=1e-4)
+    assert found[1].part(np.arange(5)) == pytest.approx(expected, abs=1e-4)
+    with np.load(tmp_path / "row.sv.npz") as file:
+        before = {name: value for name, value in file.items() if name != "same"}
+    np.savez(tmp_path / "old.sv.npz", **before)
+    old = read_evidence(tmp_path / "old.sv.npz", "eer")
+    assert old is not None and isinstance(old[1], Trials) and old[1].same_N.tolist() == [True, True, True, False]

@@ -70,6 +70,7 @@ class Trials(Evidence):
     scores_SN: np.ndarray
     clips_2N: np.ndarray  # left and right clip
     speakers_C: np.ndarray  # a number from 0 for each clip
+    same_N: np.ndarray  # whether one speaker says both
 
     @property
     def units(self) -> int:
@@ -77,12 +78,12 @@ class Trials(Evidence):
 
     def scores(self, times_RU: np.ndarray) -> np.ndarray:
         left_N, right_N = self.speakers_C[self.clips_2N]
-        same_N = left_N == right_N
         found = []
         for times_XU in np.array_split(times_RU.astype(np.float32), max(len(times_RU) // CHUNK, 1)):
             once_XN = times_XU[:, left_N]
-            weight_XN = np.where(same_N, once_XN, once_XN * times_XU[:, right_N])
-            found.append(np.mean([equal_error(scores_N, same_N, weight_XN) for scores_N in self.scores_SN], axis=0))
+            weight_XN = np.where(left_N == right_N, once_XN, once_XN * times_XU[:, right_N])
+            rates_SX = [equal_error(scores_N, self.same_N, weight_XN) for scores_N in self.scores_SN]
+            found.append(np.mean(rates_SX, axis=0))
         return 100.0 * np.concatenate(found)
 
     def part(self, rows: np.ndarray) -> float:
@@ -90,8 +91,7 @@ class Trials(Evidence):
         chosen_C = np.zeros(len(self.speakers_C), bool)
         chosen_C[rows] = True
         kept_N = np.any(chosen_C[self.clips_2N], axis=0)
-        left_K, right_K = self.speakers_C[self.clips_2N[:, kept_N]]
-        same_K = left_K == right_K
+        same_K = self.same_N[kept_N]
         if same_K.all() or not same_K.any():
             return nan
         once_1K = np.ones((1, len(same_K)))
@@ -180,17 +180,26 @@ def over_seeds(values: Sequence[float], lower: float = 0.0, upper: float = 100.0
 
 
 def evidence(
-    metric: str, predictions: np.ndarray, references: Sequence[str], trials_2N: np.ndarray | None = None
+    metric: str,
+    predictions: np.ndarray,
+    references: Sequence[str],
+    trials_2N: np.ndarray | None = None,
+    same_N: np.ndarray | None = None,
 ) -> Evidence:
     """What stands in a cell's file, as evidence; predictions: texts or classes (S, C), embeddings (S, C, E).
 
-    trials_2N: the pairs of clips that verification is scored on; None: those it makes itself. Raises ValueError for
-    a metric that has none.
+    trials_2N: the pairs of clips that verification is scored on; None: those it makes itself. same_N: which of them
+    one speaker says; None, in files of before: as the speakers' names have it. Raises ValueError for a metric
+    that has none.
     """
     if metric == "eer":
-        left, right = pairs(references)[:2] if trials_2N is None else trials_2N
+        clips_2N = np.stack(pairs(references)[:2]) if trials_2N is None else trials_2N
+        left, right = clips_2N
         scores_SN = np.einsum("sne,sne->sn", predictions[:, left], predictions[:, right])
-        return Trials(scores_SN, np.stack([left, right]), np.unique(references, return_inverse=True)[1])
+        if same_N is not None:
+            return Trials(scores_SN, clips_2N, voices(references), same_N.astype(bool))
+        speakers_C = np.unique(references, return_inverse=True)[1]
+        return Trials(scores_SN, clips_2N, speakers_C, speakers_C[left] == speakers_C[right])
     if metric == "accuracy":
         return Ratio((predictions == np.asarray(references)).astype(float), np.ones(len(references)))
     if metric in ("wer", "per", "cer"):
@@ -200,6 +209,14 @@ def evidence(
     if metric == "bleu":
         return Translations(_each(ngrams, predictions, references))
     raise ValueError(f"no intervals for the metric {metric!r}; there are wer, per, cer, eer, accuracy, bleu")
+
+
+def voices(references: Sequence[str]) -> np.ndarray:
+    """A number from 0 for each clip's speaker: (C,). A clip whose speaker nobody named has one of its own."""
+    numbers_C = np.unique(references, return_inverse=True)[1]
+    nameless_C = np.asarray(references) == ""
+    numbers_C[nameless_C] = len(references) + np.flatnonzero(nameless_C)
+    return np.unique(numbers_C, return_inverse=True)[1]
 
 
 def _each(count: Callable[[str, str], Sequence[int]], predictions: np.ndarray, references: Sequence[str]) -> np.ndarray:
