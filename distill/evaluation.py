@@ -161,7 +161,8 @@ def evaluate_task(
         probes[rate] = train(task, train_on, budget, rate, first, device, check_on)
         validation[rate] = score(task, probes[rate], check_on, budget.batch, device)[task.metric]
     choose = min if task.lower_is_better else max
-    best = choose(validation, key=lambda rate: validation[rate])
+    learned = [rate for rate in validation if probes[rate] is not None]  # the worst of them is better than divergence
+    best = choose(learned or validation, key=lambda rate: validation[rate])
     chosen = [probes[best], *(train(task, train_on, budget, best, seed, device, check_on) for seed in others)]
     tests = examine(task, chosen, parts["test"], budget.batch, device, predictions)
     values = [one[task.metric] for one in tests]

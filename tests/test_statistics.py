@@ -143,6 +143,8 @@ def test_the_interval_over_seeds_is_students():
     assert over_seeds(values) == pytest.approx([theirs.low, theirs.high])
     assert over_seeds([50.0]) is None
     assert over_seeds([1.0, 3.0])[0] == 0.0 and over_seeds([97.0, 99.0])[1] == 100.0  # a share is never beyond
+    low, high = over_seeds([130.0, 131.0], upper=np.inf)
+    assert (low + high) / 2 == pytest.approx(130.5) and low < 130 < 131 < high
 
 
 def test_resamples_are_the_same_for_every_row_and_every_run():

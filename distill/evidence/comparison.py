@@ -8,13 +8,14 @@ speaker says both. The student's cells and all others hold the same clips.
 import os
 from collections.abc import Sequence
 from functools import cache
+from math import inf
 from pathlib import Path
 from statistics import mean
 
 import numpy as np
 
 from distill.data.clips import Clips
-from distill.evidence.statistics import Evidence, evidence, interval, over_seeds, paired, resamples
+from distill.evidence.statistics import SHARES, Evidence, evidence, interval, over_seeds, paired, resamples
 
 STUDENT = "student"
 
@@ -64,7 +65,7 @@ def compare(rows: dict, folder: Path, students: Sequence[str]) -> None:
     drawn = draw(rows, folder)
     for name, row in rows.items():
         for task, cell in row["tasks"].items():
-            cell["seed_interval"] = over_seeds(cell["seeds"])
+            cell["seed_interval"] = over_seeds(cell["seeds"], upper=100.0 if cell["metric"] in SHARES else inf)
             cell["interval"] = _interval(drawn[name][task])
         row["score"] = overall(row, drawn[name])
         if STUDENT in rows and name != STUDENT:

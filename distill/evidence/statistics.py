@@ -19,6 +19,7 @@ from distill.tasks.sv import pairs
 
 RESAMPLES = 1000
 COVERAGE = 0.95
+SHARES = ("eer", "accuracy")  # metrics that are 100 at most
 CHUNK = 100  # resamples of trials at once: 16 MB of weights for 40,000 trials
 
 
@@ -170,7 +171,8 @@ def paired(scores_R: np.ndarray, others_R: np.ndarray) -> tuple[list[float], flo
 def over_seeds(values: Sequence[float], lower: float = 0.0, upper: float = 100.0) -> list[float] | None:
     """The interval of the mean over seeds by Student's t, within what a score can be; None for one seed.
 
-    Two seeds are few: their interval is nine times as wide as they lie apart.
+    upper: 100 for SHARES; there can be more errors than words, so their rates end nowhere (inf). Two seeds are few:
+    their interval is nine times as wide as they lie apart.
     """
     if len(values) < 2:
         return None
