@@ -98,11 +98,18 @@ def test_no_difference_is_found_where_there_is_none():
         times = resamples(120, 400)
         ours, theirs = (Ratio(one.astype(float), np.ones(120)).scores(times) for one in right)
         bounds, p = paired(ours, theirs)
-        assert (p < 0.045) <= (bounds[0] > 0 or bounds[1] < 0)
+        assert (p < 0.05) <= (bounds[0] > 0 or bounds[1] < 0)
         rejected += p < 0.05
     assert rejected / 200 <= 0.1
     same = Ratio(right[0].astype(float), np.ones(120)).scores(times)
     assert paired(same, same) == ([0.0, 0.0], 1.0)
+
+
+@pytest.mark.parametrize(("across", "excluded", "below"), [(24, True, True), (25, True, False), (26, False, False)])
+def test_a_p_value_below_one_in_twenty_has_an_interval_without_zero(across, excluded, below):
+    differences = np.array([-1.0] * across + [1.0] * (1000 - across))
+    bounds, p = paired(differences, np.zeros(1000))
+    assert (bounds[0] > 0) == excluded and (p < 0.05) == below
 
 
 def test_a_difference_between_speakers_is_found_in_verification():
