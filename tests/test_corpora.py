@@ -126,7 +126,7 @@ def test_a_split_that_verification_cannot_be_scored_on_is_refused_by_its_name(tm
     with pytest.raises(ValueError, match=r"train split has 1 speakers.*\n.*data\.validation_share=, data\.test_share="):
         demand_labels(["sv"], load(tmp_path, validation_share=0.2, test_share=0.7)[0])
     single = load(talkers(tmp_path / "single", 10, clips=1), validation_share=0.2, test_share=0.2)[0]
-    with pytest.raises(ValueError, match="2 speakers, of none more than 1 clips; .* and 2 clips of one of them"):
+    with pytest.raises(ValueError, match=r"2 speakers, of none more than 1 clips; .* and 2 clips of one of them"):
         demand_labels(["sv"], single)
 
 

@@ -1,8 +1,8 @@
 """What the clips of all rows tell together: intervals, retention, and whether the student differs from a row.
 
 Beside every cell, `<row>.<task>.npz` keeps each clip's prediction: ids (C,), references (C,), and predictions (S, C)
-as texts or classes or (S, C, E) as embeddings; with a trial list, its pairs as trials (2, N), and same (N,), 1 where one
-speaker says both. The student's cells and all others hold the same clips.
+as texts or classes or (S, C, E) as embeddings; with a trial list, its pairs as trials (2, N), and same (N,), 1 where
+one speaker says both. The student's cells and all others hold the same clips.
 """
 
 import os
