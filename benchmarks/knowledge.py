@@ -7,7 +7,8 @@ classifier reads one layer: of phones at single frames, of the rest the mean and
 and languages are learned from the training split and told of the test split; its speakers are in no other split, so
 half of each one's clips learn and the other half is scored. In percent; a table of the best layers, and knowledge.json
 beside the first run with all of them. Of recordings the phones are those of espeak-ng's reading, warped onto them, and
-styles and languages are asked where the training split has several.
+styles and languages are asked where the training split has several. The corpus needs a column speaker with two speakers
+or more in the test split; runs are called by their folders' names, which must differ.
 """
 
 import sys
@@ -141,8 +142,20 @@ def encoders(runs: Sequence[Path]) -> dict[str, Encoder]:
     teacher.load(Run(recipe, runs[0]).teacher)
     rows: dict[str, Encoder] = dict(zip(recipe.teacher.upstreams, teacher.encoders(), strict=True))
     rows["teacher"] = teacher
-    rows |= {f"student {folder.name}": open_student(folder / "student") for folder in runs}
+    rows |= {f"student {folder.resolve().name}": open_student(folder / "student") for folder in runs}
     return rows | {"untrained": make_student(recipe.student, recipe.student_seed())}
+
+
+def demand(runs: Sequence[Path], test: Clips) -> None:
+    """ValueError for what would come out only after an encoder has heard all, or not at all."""
+    names = [folder.resolve().name for folder in runs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two runs of one name in {', '.join(map(str, runs))}; rename a folder")
+    if len(test.values("speaker")) < 2:
+        raise ValueError(
+            f"the test split names {len(test.values('speaker'))} speakers and 2 are needed; say where the corpus has "
+            "them, data.columns.speaker=<column>, or ask about a run of another corpus"
+        )
 
 
 def whole(data: Data) -> dict[str, Clips]:
@@ -159,6 +172,7 @@ def main(argv: list[str]) -> None:
         raise SystemExit(__doc__)
     runs = [Path(word) for word in argv]
     splits = whole(read_saved(runs[0] / "recipe.yaml").data)
+    demand(runs, splits["test"])
     train, test = Asked.of(splits["train"], TRAIN), Asked.of(splits["test"], TEST)
     found = {}
     titles = ["", "phone", "speaker", *train.labels()]

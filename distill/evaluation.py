@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
@@ -48,9 +48,9 @@ def evaluate_rows(
             shutil.rmtree(left)
     for name, encoder in rows.items():
         with in_step(device, encoder):
-            if rank == 0 and _read(folder / f"{name}.json", settings) is None:
+            if rank == 0 and _read(folder, settings, name) is None:
                 found = cost(encoder, corpora[DATA]["test"], settings.forward_seconds, device)
-                _write(folder / f"{name}.json", settings, found)
+                _write(folder, settings, found, name)
     barrier()  # times are taken while nothing else runs
     for group in groups(rows):
         evaluate_group(group, corpora, settings, folder, device, rank=rank, world=world, say=say)
@@ -83,10 +83,7 @@ def evaluate_group(
     mine = deal(settings, world)[rank]
     for corpus, tasks in settings.by_corpus(settings.tasks).items():
         own = [task for task in tasks if task in mine]
-        waiting = {
-            name: [task for task in own if _read(folder / f"{name}.{task}.json", settings, task) is None]
-            for name in rows
-        }
+        waiting = {name: [task for task in own if _read(folder, settings, name, task) is None] for name in rows}
         for names in passes(rows, waiting, corpora[corpus], settings, folder, world):
             wanted = waiting[names[0]] if names else []
             evaluate_corpus(rows, names, corpora[corpus], wanted, settings, folder, device, say)
@@ -132,7 +129,7 @@ def evaluate_row(
         started = perf_counter()
         cell = evaluate_task(task, parts, settings, device, folder / f"{name}.{task}.npz")
         cell["seconds"] = {"hearing": hearing, "probes": perf_counter() - started}
-        _write(folder / f"{name}.{task}.json", settings, cell, task)
+        _write(folder, settings, cell, name, task)
         rate = f"{cell['learning_rate']:g}"
         how = f"validation {cell['metric']} {cell['validation'][rate]:.1f} % at learning rate {rate}"
         say(f"evaluate {name} {task}: {how}, {perf_counter() - started:.0f} s")
@@ -164,7 +161,8 @@ def evaluate_task(
         probes[rate] = train(task, train_on, budget, rate, first, device, check_on)
         validation[rate] = score(task, probes[rate], check_on, budget.batch, device)[task.metric]
     choose = min if task.lower_is_better else max
-    best = choose(validation, key=lambda rate: validation[rate])
+    learned = [rate for rate in validation if probes[rate] is not None]  # the worst of them is better than divergence
+    best = choose(learned or validation, key=lambda rate: validation[rate])
     chosen = [probes[best], *(train(task, train_on, budget, best, seed, device, check_on) for seed in others)]
     tests = examine(task, chosen, parts["test"], budget.batch, device, predictions)
     values = [one[task.metric] for one in tests]
@@ -202,11 +200,12 @@ def gather(names: list[str], settings: Evaluate, folder: Path) -> dict:
     """All cells of the folder as one result, compared with each other; ValueError when one is missing."""
     rows = {}
     for name in names:
-        cells = {task: _read(folder / f"{name}.{task}.json", settings, task) for task in settings.tasks}
+        cells = {task: _read(folder, settings, name, task) for task in settings.tasks}
         missing = [task for task, cell in cells.items() if cell is None]
         demand(not missing, f"{folder}: {name} has no result for {', '.join(missing)} with these settings")
         seconds = [cell.pop("seconds") for cell in cells.values() if cell is not None]
-        rows[name] = (_read(folder / f"{name}.json", settings) or {}) | {
+        rows[name] = (_read(folder, settings, name) or {}) | settings.other(name)
+        rows[name] |= {
             "tasks": cells,
             "seconds": {part: sum(one[part] for one in seconds) for part in ("hearing", "probes")},
         }
@@ -243,25 +242,30 @@ def _spread(values: list[float]) -> float:
     return (max(values) - min(values)) / 2
 
 
-def _read(path: Path, settings: Evaluate, task: str = "") -> dict | None:
-    """What a file holds; None when there is no such file or it was made with other settings."""
+def _read(folder: Path, settings: Evaluate, row: str, task: str = "") -> dict | None:
+    """What a cell's file, or a row's of costs, holds; None when it is not there or was made with other settings."""
+    path = _path(folder, row, task)
     if not path.exists():
         return None
     stored = read_json(path)
-    return stored["result"] if stored["settings"] == _matter(settings, task) else None
+    return stored["result"] if stored["settings"] == _matter(settings, row, task) else None
 
 
-def _write(path: Path, settings: Evaluate, result: dict, task: str = "") -> None:
-    write_json(path, {"settings": _matter(settings, task), "result": result})
+def _write(folder: Path, settings: Evaluate, result: dict, row: str, task: str = "") -> None:
+    write_json(_path(folder, row, task), {"settings": _matter(settings, row, task), "result": result})
 
 
-def _matter(settings: Evaluate, task: str) -> dict:
-    """The settings that a cell depends on; one of another task or row does not make it old."""
+def _path(folder: Path, row: str, task: str) -> Path:
+    return folder / (f"{row}.{task}.json" if task else f"{row}.json")
+
+
+def _matter(settings: Evaluate, row: str, task: str) -> dict:
+    """The settings that a cell depends on, and which student another run's is; what is another cell's is left out."""
     budget = settings.budget(task) if task else None
     steps, checks = ({task: budget.steps}, {task: budget.checks}) if budget else ({}, {})
     own = {"tasks": [task] if task else [], "steps": steps, "checks": checks}
-    kept = asdict(replace(settings, **own, students=[], cache="memory"))
+    kept = asdict(settings) | own | {"students": [], "cache": "memory"}
     idle = {"rows", "corpora"} | ({"flat"} if task != "asr" or settings.flat == FLAT else set())  # cells of before stay
     idle |= set() if budget and budget.checks > 1 else {"checks"}
     corpus = {"corpus": settings.corpora[task]} if task in settings.corpora else {}
-    return {name: value for name, value in kept.items() if name not in idle} | corpus
+    return {name: value for name, value in kept.items() if name not in idle} | corpus | settings.other(row)

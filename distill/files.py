@@ -1,8 +1,9 @@
 """Files that appear whole or not at all."""
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +34,16 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def digest(folder: Path, names: Sequence[str]) -> str:
+    """Of the content of some files of a folder; those that are not there count as empty."""
+    found = hashlib.blake2b(digest_size=16)
+    for path in (folder / name for name in names):
+        content = path.read_bytes() if path.exists() else b""
+        found.update(f"{path.name} {len(content)}\0".encode())
+        found.update(content)
+    return found.hexdigest()
 
 
 def read_json(path: Path):

@@ -16,7 +16,7 @@ from distill.interface import WeightedSum
 from distill.tasks.task import Task, draw
 from distill.teacher import FusedTeacher
 
-CLIPS = 128  # of the training split: the speaker head knows no others
+CLIPS = 128  # of the training split, about: the speaker head knows no others
 TINY = 1e-6  # a loss this small is none
 EVEN = 0.01  # of growth that each upstream has in any case: what never grows by more, says nothing of any
 
@@ -41,7 +41,7 @@ def listening(
     fitted = Fitting(teacher.fusion, teacher.interface, [one.task for one in labels])
     fitted.heads.load_state_dict(dict(heads))
     fitted.to(device).eval()
-    rows = draw(np.arange(len(clips)), CLIPS)
+    rows = drawn(labels, len(clips))
     cases = [("", -1), *((name, layer) for name, layers in _depths(teacher).items() for layer in range(-1, layers))]
     sums = torch.zeros(len(cases), len(labels), dtype=torch.float64)
     for batch in by_length(clips.samples[rows], seconds):
@@ -53,6 +53,16 @@ def listening(
     losses = (sums / torch.tensor([max(one.count(rows), 1) for one in labels])).T.tolist()
     found = {one.task.name: _named(cases, values) for one, values in zip(labels, losses, strict=True)}
     return {"clips": len(rows), "tasks": found, "interface_weights": weights(teacher)}
+
+
+def drawn(labels: Sequence[Labels], count: int) -> np.ndarray:
+    """Rows of so many clips that are asked: CLIPS, and as many more for a task that has a label at none of them."""
+    rows = draw(np.arange(count), CLIPS)
+    for one in labels:
+        if not one.count(rows):
+            own = np.flatnonzero([target is not None for target in one.targets])
+            rows = np.union1d(rows, draw(own, CLIPS))
+    return rows
 
 
 def needed(found: dict) -> dict[str, float]:

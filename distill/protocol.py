@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from distill.files import digest
 from distill.interface import INTERFACES
 from distill.limits import listed
 from distill.probe import Budget
@@ -14,6 +15,7 @@ from distill.tasks.task import Task
 CACHES = ("memory", "disk")
 STEPS = {"asr": 600, "sv": 400, "er": 400, "lid": 400, "pr": 2000}  # of light probes
 CHECKS = {"pr": 10}  # of light probes; 1 for the others
+CHECKPOINT = ("config.json", "model.safetensors", "preprocessor_config.json")  # what a student is
 DATA = "data"  # the corpus of a task that is given no other one
 
 
@@ -43,6 +45,7 @@ class Evaluate:
 
     def __post_init__(self):
         demand(self.heads in PROTOCOLS, f"evaluate.heads: no {self.heads!r}; there are {', '.join(PROTOCOLS)}")
+        demand(bool(self.tasks), "evaluate.tasks is empty; name one or more")
         for task in self.tasks:
             menu = ", ".join(self.menu())
             demand(task in self.menu(), f"evaluate.tasks: no task {task!r} with {self.heads} heads; there are {menu}")
@@ -82,6 +85,11 @@ class Evaluate:
     def corpus(self, task: str) -> str:
         """What the recipe calls the corpus that a task is scored on."""
         return self.corpora.get(task, DATA)
+
+    def other(self, row: str) -> dict[str, str]:
+        """What tells another run's student from any whose folder has the same name; nothing of this run's own rows."""
+        found = [Path(folder) for folder in self.students if Path(folder).name == row]
+        return {"student": digest(found[0] / "student", CHECKPOINT)} if found else {}
 
     def by_corpus(self, tasks: Sequence[str]) -> dict[str, list[str]]:
         """These tasks by the corpus that they are scored on."""

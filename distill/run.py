@@ -59,12 +59,14 @@ class Run:
         return self.folder / "report.html"
 
     def finished(self, stage: str) -> bool:
-        """Whether what the stage makes is there: every row that is asked for, and a report of them.
+        """Whether what the stage makes is there: every row that is asked for, of the very student, and a report.
 
         What was published is asked of the Hub every time.
         """
         if stage == "evaluate":
-            return self.evaluation.exists() and self.asked() <= read_json(self.evaluation)["rows"].keys()
+            rows = read_json(self.evaluation)["rows"] if self.evaluation.exists() else {}
+            asked, settings = self.asked(), self.recipe.evaluate
+            return asked <= rows.keys() and all(settings.other(name).items() <= rows[name].items() for name in asked)
         if stage == "report":
             done = self.finished("evaluate") and newer(self.report, self.evaluation)
             return done and not self.recipe.report.runs

@@ -31,7 +31,6 @@ from distill.report import write_comparison, write_report
 from distill.run import Run, newer
 from distill.supervision.posteriors import posteriors
 from distill.tasks import TASKS, Task
-from distill.tasks.task import draw
 from distill.teacher import WEIGHTS, FusedTeacher, Summary, saved_heads
 
 Export = Callable[[Encoder, Mapping[str, torch.Tensor], Path], None]  # student, heads, folder
@@ -196,7 +195,7 @@ def finetune_student(
         accelerator, student, TASKS[name], splits["train"], settings.weight_decay, goes, run.folder
     )
     if accelerator.is_main_process:
-        clips = splits["test"].select(draw(task.select(splits["test"]), run.recipe.evaluate.score_clips))
+        clips = splits["test"].select(task.choose(splits["test"], run.recipe.evaluate.score_clips))
         found = score(downstream, task, clips, settings.forward_seconds, accelerator.device)
         heard = {"corpus": run.recipe.corpus_of(name)}
         run.finetuned.mkdir(exist_ok=True)

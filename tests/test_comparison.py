@@ -3,7 +3,7 @@
 import pytest
 
 from distill.evaluation import table
-from distill.evidence.comparison import retention
+from distill.evidence.comparison import compare, retention
 
 
 def cell(value: float, lower: bool) -> dict:
@@ -25,3 +25,12 @@ def test_retention_is_the_share_of_the_teachers_gain():
     assert lines[0].split()[:4] == ["a", "wer-", "b", "accuracy+"]
     assert lines[2].split() == "student 40.0 (1.0) 95.0 (1.0) 60.0 (1.0) 40.0 (1.0) 0.92 1.50 M 2000 M 0.0100".split()
     assert len({len(line) for line in lines[:4]}) == 1
+
+
+def test_error_rates_have_intervals_beyond_100_and_shares_have_none(tmp_path):
+    cells = {"asr": cell(131.0, True), "sv": cell(99.0, True) | {"metric": "eer"}, "er": cell(99.0, False)}
+    rows = {"log-mel": {"tasks": cells}}
+    compare(rows, tmp_path, [])
+    low, high = cells["asr"]["seed_interval"]
+    assert low < 131 < high
+    assert cells["sv"]["seed_interval"][1] == cells["er"]["seed_interval"][1] == 100.0

@@ -94,7 +94,7 @@ def test_a_folder_that_is_no_corpus_says_what_is_wanted(tmp_path):
 
 
 def test_a_task_the_corpus_cannot_serve_is_refused_with_the_column(tmp_path):
-    splits, _ = load(talkers(tmp_path, 10, language=""))
+    splits, _ = load(talkers(tmp_path, 20, language=""))
     demand_labels(["asr", "sv"], splits)
     with pytest.raises(ValueError, match=r"er needs the column 'style'; .*\n.*data\.columns\.style=.*fit\.tasks="):
         demand_labels(["asr", "er"], splits)
@@ -109,6 +109,34 @@ def test_a_speaker_in_two_splits_is_refused_for_verification(tmp_path):
     splits, _ = load(metadata(tmp_path, rows))
     with pytest.raises(ValueError, match=r"sv: 1 speakers are in train and in validation, such as '0'"):
         demand_labels(["sv"], splits)
+
+
+def test_a_split_that_verification_cannot_be_scored_on_is_refused_by_its_name(tmp_path):
+    """Before anything is trained: the shares cannot be changed afterwards."""
+    splits, _ = load(talkers(tmp_path, 10))
+    wanted = (
+        r"sv: the validation split has 1 speakers, of none more than 2 clips; 2 .*\n.*data\.validation_share=.*tasks="
+    )
+    with pytest.raises(ValueError, match=wanted):
+        demand_labels(["sv"], splits)
+    demand_labels(["sv"], {"train": splits["train"]})
+    demand_labels(["sv"], load(tmp_path, validation_share=0.2, test_share=0.2)[0])
+    with pytest.raises(ValueError, match=r"test split has 1 speakers.*\n.*data\.test_share="):
+        demand_labels(["sv"], load(tmp_path, validation_share=0.2)[0])
+    with pytest.raises(ValueError, match=r"train split has 1 speakers.*\n.*data\.validation_share=, data\.test_share="):
+        demand_labels(["sv"], load(tmp_path, validation_share=0.2, test_share=0.7)[0])
+    single = load(talkers(tmp_path / "single", 10, clips=1), validation_share=0.2, test_share=0.2)[0]
+    with pytest.raises(ValueError, match=r"2 speakers, of none more than 1 clips; .* and 2 clips of one of them"):
+        demand_labels(["sv"], single)
+
+
+def test_languages_are_demanded_where_they_are_to_be_named_or_told_apart(tmp_path):
+    splits, _ = load(talkers(tmp_path, 10))
+    demand_labels(["ml-mono"], splits, "superb")
+    with pytest.raises(ValueError, match=r"ml-multi needs the column 'language'; .*\n.*data\.columns\.language="):
+        demand_labels(["ml-multi"], splits, "superb")
+    with pytest.raises(ValueError, match="lid: 'language' has 1 class in training, 2 are needed"):
+        demand_labels(["lid"], load(talkers(tmp_path / "one", 10, language="en"))[0])
 
 
 def test_decoders_are_none_for_the_embedded_corpus_and_few_for_others(monkeypatch):

@@ -63,6 +63,23 @@ def test_the_rate_is_chosen_on_validation_with_the_first_seed(monkeypatch, split
         assert file["predictions"].tolist() == [["10"] * 36, ["14"] * 36], "as references are"
 
 
+def test_a_rate_that_errs_more_often_than_there_are_words_is_better_than_one_that_diverges(
+    monkeypatch, splits, tmp_path
+):
+    """An error rate has no highest value; what diverged is told as 100."""
+    rates = {1e-3: None, 3e-3: (3e-3, 0), 1e-2: (1e-2, 0)}
+    monkeypatch.setattr(evaluation, "train", lambda task, split, budget, rate, *more: rates[rate])
+    monkeypatch.setattr(evaluation, "score", lambda task, probe, *more: {"accuracy": 100.0 if probe is None else 105.0})
+    monkeypatch.setattr(evaluation, "predict", lambda task, probe, split, *more: ["[en]104"] * len(split.clips))
+    monkeypatch.setitem(PROTOCOLS, "light", {"er": Prepared(True)})
+    parts = {part: Split(clips, None, np.arange(len(clips))) for part, clips in splits.items()}
+    cell = evaluate_task("er", parts, Evaluate(tasks=["er"], seeds=[0]), CPU, tmp_path / "cell.npz")
+    assert cell["learning_rate"] == 3e-3 and cell["value"] == 104.0
+    assert cell["validation"] == {"0.001": 100.0, "0.003": 105.0, "0.01": 105.0}
+    rates.update({3e-3: None, 1e-2: None})
+    assert evaluate_task("er", parts, Evaluate(tasks=["er"], seeds=[0]), CPU, tmp_path / "cell.npz")["value"] == 100.0
+
+
 class Prepared:
     """Predicts numbers that are told without their language."""
 
@@ -260,6 +277,7 @@ def test_a_missing_cell_is_named(tmp_path):
     ("change", "message"),
     [
         ({"tasks": ["st"]}, "no task 'st' with light heads; there are asr, sv, er, lid"),
+        ({"tasks": []}, "evaluate.tasks is empty; name one or more"),
         ({"interface": "mean"}, "no 'mean'\nthere are: hconv, weighted_sum, gumbel"),
         ({"flat": 1.0}, "evaluate.flat must be in "),
         ({"steps": {"sv": 0}}, "evaluate.steps: sv needs 1 step"),

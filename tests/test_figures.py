@@ -59,6 +59,26 @@ def test_of_many_groups_the_extremes_are_shown():
     assert figures._few(dict(list(many.items())[:24])) == dict(list(many.items())[:24])
 
 
+@pytest.mark.parametrize(("losses", "shown"), [((0.0, 2.0), ["ASR"]), ((0.0, 0.0), [])])
+def test_a_task_without_a_loss_is_left_out_of_what_the_teacher_listens_to(losses, shown):
+    tasks = {
+        task: {"loss": loss, "without": {"wavlm": {"all": 2 * loss, "layers": [loss, loss]}}}
+        for task, loss in zip(("lid", "asr"), losses, strict=True)
+    }
+    found = figures.of_layers({"listening": {"tasks": tasks, "clips": 8, "interface_weights": [0.4, 0.6]}})
+    made = {one.name: one.made for one in found}
+    assert ("listening" in made) == bool(shown) and "interface-weights" in made
+    if shown:
+        assert [label.get_text() for label in made["listening"].axes[0].get_xticklabels()] == shown
+
+
+def test_a_row_without_a_score_in_any_group_has_no_point():
+    with plots.style():
+        made = plots.groups({"speaker": {"anna": {"student": 40.0}, "bert": {"student": 50.0}}}, ROWS[-2:], "WER, %")
+    points = {line.get_label(): line.get_xydata().tolist() for line in made.axes[0].lines}
+    assert points == {"student": [[40.0, 0.0], [50.0, 1.0]]}
+
+
 def test_figures_need_no_display():
     for path in Path(plots.__file__).parent.rglob("*.py"):
         assert "pyplot" not in path.read_text(), path

@@ -8,6 +8,7 @@ from spoken import make_clips
 from benchmarks.knowledge import FRAMES, Asked, Heard, drawn_seconds, main, own, phone, speaker, told
 from distill.data.clips import Clips
 from distill.features import Features, Grid
+from distill.recipe import Recipe
 from teachers.pretrain.lessons import spoken
 
 
@@ -60,6 +61,23 @@ def test_frames_behind_a_clip_are_not_asked():
 def test_without_a_run_the_usage_is_told():
     with pytest.raises(SystemExit, match=r"benchmarks\.knowledge"):
         main([])
+
+
+@pytest.mark.parametrize(
+    ("runs", "columns", "message"),
+    [
+        (["a/run", "b/run"], {"speaker": ["x", "y"]}, "two runs of one name in a/run, b/run; rename a folder"),
+        (["a"], {"style": ["calm", "flat"]}, r"names 0 speakers and 2 are needed; .*data\.columns\.speaker="),
+        (["a"], {"speaker": ["", "x"]}, "names 1 speakers and 2 are needed"),
+    ],
+)
+def test_what_cannot_be_told_is_refused_before_anything_is_heard(monkeypatch, runs, columns, message):
+    monkeypatch.setattr("benchmarks.knowledge.read_saved", lambda path: Recipe("wavlm"))
+    monkeypatch.setattr(
+        "benchmarks.knowledge.whole", lambda data: dict.fromkeys(("train", "test"), make_clips(**columns))
+    )
+    with pytest.raises(ValueError, match=message):
+        main(runs)
 
 
 def test_recordings_are_asked_about_what_tells_them_apart(monkeypatch):

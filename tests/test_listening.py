@@ -3,16 +3,19 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from miniature import Miniature
 from spoken import Levels, speak
 
+from distill.data.clips import Clips
 from distill.fit import Fitting, Labels
 from distill.fusion import Moments
 from distill.listening import listening, needed, weights
 from distill.recipe import Distill
 from distill.tasks import TASKS
+from distill.tasks.task import draw
 from distill.teacher import FusedTeacher
 
 CPU = torch.device("cpu")
@@ -42,6 +45,17 @@ def test_a_teacher_does_not_listen_to_what_its_fusion_leaves_out():
         assert [without["ignored"]["all"], *without["ignored"]["layers"]] == pytest.approx([whole] * 4)
         assert abs(without["heard"]["all"] - whole) > 1e-4
         assert len(without["heard"]["layers"]) == 3
+
+
+def test_a_task_of_few_clips_is_asked_of_some_of_them(monkeypatch):
+    monkeypatch.setattr("distill.listening.CLIPS", 4)
+    clips, (teacher, heads, tasks) = speak(30, 0), fitted("hconv")
+    asked = set(draw(np.arange(30), 4).tolist())
+    styles = ["" if i in asked else style for i, style in enumerate(clips.column("style"))]
+    partly = Clips(clips.dataset.remove_columns("style").add_column("style", styles))
+    found = listening(teacher, heads, tasks, partly, 5.0, CPU)
+    assert all(losses["loss"] > 0.1 for losses in found["tasks"].values()) and found["clips"] == 8
+    assert listening(teacher, heads, tasks, clips, 5.0, CPU)["clips"] == 4
 
 
 def test_a_teacher_that_sums_layers_listens_by_their_weights():

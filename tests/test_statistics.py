@@ -39,17 +39,6 @@ def test_every_clip_once_gives_the_metric_itself():
     assert found.scores(np.ones((1, 6))) == pytest.approx(expected, abs=1e-4)
 
 
-def test_translations_are_drawn_whole():
-    texts = ["the cat sat on the mat today", "a dog ran far away", "no"]
-    said = ["the cat sat on a mat today", "the dog ran far away", "yes it is"]
-    found = evidence("bleu", np.array([texts]), said)
-    assert found.scores(np.ones((1, 3))) == pytest.approx(compute("bleu", texts, said))
-    assert found.scores(np.array([[2, 1, 0]])) == pytest.approx(
-        compute("bleu", [texts[0], texts[0], texts[1]], [said[0], said[0], said[1]])
-    )
-    assert found.part(np.array([1])) == pytest.approx(compute("bleu", texts[1:2], said[1:2]))
-
-
 @pytest.mark.parametrize("twice", [0, 1, 3, 4])
 def test_a_speaker_drawn_twice_counts_as_two_speakers_would(twice):
     embeddings, speakers = voices(5, 4, 2.5)
@@ -64,7 +53,7 @@ def test_a_speaker_drawn_twice_counts_as_two_speakers_would(twice):
     assert isinstance(doubled, Trials)
     (left, right), (a, b) = doubled.speakers_C[doubled.clips_2N], origin[doubled.clips_2N]
     kept = (left == right) | (a != b)  # trials between both draws of one speaker are left out
-    alone = Trials(doubled.scores_SN[:, kept], doubled.clips_2N[:, kept], doubled.speakers_C)
+    alone = Trials(doubled.scores_SN[:, kept], doubled.clips_2N[:, kept], doubled.speakers_C, doubled.same_N[kept])
     assert drawn == pytest.approx(alone.scores(np.ones((1, 5)))[0], abs=1e-4)
 
 
@@ -109,11 +98,18 @@ def test_no_difference_is_found_where_there_is_none():
         times = resamples(120, 400)
         ours, theirs = (Ratio(one.astype(float), np.ones(120)).scores(times) for one in right)
         bounds, p = paired(ours, theirs)
-        assert (p < 0.045) <= (bounds[0] > 0 or bounds[1] < 0)
+        assert (p < 0.05) <= (bounds[0] > 0 or bounds[1] < 0)
         rejected += p < 0.05
     assert rejected / 200 <= 0.1
     same = Ratio(right[0].astype(float), np.ones(120)).scores(times)
     assert paired(same, same) == ([0.0, 0.0], 1.0)
+
+
+@pytest.mark.parametrize(("across", "excluded", "below"), [(24, True, True), (25, True, False), (26, False, False)])
+def test_a_p_value_below_one_in_twenty_has_an_interval_without_zero(across, excluded, below):
+    differences = np.array([-1.0] * across + [1.0] * (1000 - across))
+    bounds, p = paired(differences, np.zeros(1000))
+    assert (bounds[0] > 0) == excluded and (p < 0.05) == below
 
 
 def test_a_difference_between_speakers_is_found_in_verification():
@@ -143,6 +139,8 @@ def test_the_interval_over_seeds_is_students():
     assert over_seeds(values) == pytest.approx([theirs.low, theirs.high])
     assert over_seeds([50.0]) is None
     assert over_seeds([1.0, 3.0])[0] == 0.0 and over_seeds([97.0, 99.0])[1] == 100.0  # a share is never beyond
+    low, high = over_seeds([130.0, 131.0], upper=np.inf)
+    assert (low + high) / 2 == pytest.approx(130.5) and low < 130 < 131 < high
 
 
 def test_resamples_are_the_same_for_every_row_and_every_run():
@@ -176,3 +174,21 @@ def test_a_trial_list_is_what_verification_is_scored_on(tmp_path):
     write_predictions(tmp_path / "row.asr.npz", clips.select([0, 1]), ["a", "b"], [["a", "b"]])
     with np.load(tmp_path / "row.asr.npz") as file:
         assert "trials" not in file, "of a task that hears only some of the clips"
+
+
+def test_a_trial_lists_own_labels_count_where_speakers_have_no_names(tmp_path):
+    """And each clip without a name is drawn for itself."""
+    given = lists.Trials(["0", "0", "2", "1"], ["1", "2", "3", "4"], [1, 0, 0, 1], [1, 2, 3, 4])
+    names, embeddings = ["", "", "", "", "x"], voices(5, 1, 1.0)[0]
+    clips = Clips(make_clips(speaker=names).dataset, trials=given)
+    write_predictions(tmp_path / "row.sv.npz", clips, names, list(embeddings))
+    found = read_evidence(tmp_path / "row.sv.npz", "eer")
+    assert found is not None and isinstance(found[1], Trials) and found[1].units == 5
+    expected = compute("eer", found[1].scores_SN[0].tolist(), given.same)
+    assert found[1].scores(np.ones((1, 5))) == pytest.approx(expected, abs=1e-4)
+    assert found[1].part(np.arange(5)) == pytest.approx(expected, abs=1e-4)
+    with np.load(tmp_path / "row.sv.npz") as file:
+        before = {name: value for name, value in file.items() if name != "same"}
+    np.savez(tmp_path / "old.sv.npz", **before)
+    old = read_evidence(tmp_path / "old.sv.npz", "eer")
+    assert old is not None and isinstance(old[1], Trials) and old[1].same_N.tolist() == [True, True, True, False]

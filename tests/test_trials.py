@@ -21,7 +21,7 @@ def trials(path: Path, text: str) -> str:
 def test_verification_is_scored_on_the_pairs_of_the_trial_list(tmp_path):
     talkers(tmp_path, 10)
     listed = trials(tmp_path / "t.txt", "1 audio/0003.wav audio/0013.wav\n\n0 audio/0003.wav audio/0004.wav\n")
-    splits, said = load(tmp_path, trials=listed)
+    splits, said = load(tmp_path, trials=listed, validation_share=0.25)
     test = splits["test"]
     assert test.ids == ["audio/0003.wav", "audio/0004.wav", "audio/0013.wav"]
     assert "1 more clips of its speakers are left out" in said

@@ -1,20 +1,21 @@
 """What the clips of all rows tell together: intervals, retention, and whether the student differs from a row.
 
 Beside every cell, `<row>.<task>.npz` keeps each clip's prediction: ids (C,), references (C,), and predictions (S, C)
-as texts or classes or (S, C, E) as embeddings; with a trial list, its pairs as trials (2, N). The student's cells and
-all others hold the same clips.
+as texts or classes or (S, C, E) as embeddings; with a trial list, its pairs as trials (2, N), and same (N,), 1 where
+one speaker says both. The student's cells and all others hold the same clips.
 """
 
 import os
 from collections.abc import Sequence
 from functools import cache
+from math import inf
 from pathlib import Path
 from statistics import mean
 
 import numpy as np
 
 from distill.data.clips import Clips
-from distill.evidence.statistics import Evidence, evidence, interval, over_seeds, paired, resamples
+from distill.evidence.statistics import SHARES, Evidence, evidence, interval, over_seeds, paired, resamples
 
 STUDENT = "student"
 
@@ -23,7 +24,8 @@ def write_predictions(path: Path, clips: Clips, references: Sequence[str], predi
     """One cell's predictions, a list for each seed, and the trials of a list; the file appears whole or not at all."""
     kept = {"ids": np.array(clips.ids), "references": np.array(references), "predictions": np.array(predictions)}
     if clips.trials is not None and clips.trials.ids() <= set(clips.ids):
-        kept["trials"] = np.stack(clips.trials.rows(clips.ids)[:2])
+        left, right, kept["same"] = clips.trials.rows(clips.ids)
+        kept["trials"] = np.stack([left, right])
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
     with unfinished.open("wb") as file:
         np.savez_compressed(file, **kept)
@@ -35,8 +37,8 @@ def read_evidence(path: Path, metric: str) -> tuple[list[str], Evidence] | None:
     if not path.exists():
         return None
     with np.load(path) as file:
-        trials = file["trials"] if "trials" in file else None
-        return file["ids"].tolist(), evidence(metric, file["predictions"], file["references"].tolist(), trials)
+        trials, same = (file[name] if name in file else None for name in ("trials", "same"))
+        return file["ids"].tolist(), evidence(metric, file["predictions"], file["references"].tolist(), trials, same)
 
 
 def draw(rows: dict, folder: Path) -> dict[str, dict[str, np.ndarray | None]]:
@@ -63,7 +65,7 @@ def compare(rows: dict, folder: Path, students: Sequence[str]) -> None:
     drawn = draw(rows, folder)
     for name, row in rows.items():
         for task, cell in row["tasks"].items():
-            cell["seed_interval"] = over_seeds(cell["seeds"])
+            cell["seed_interval"] = over_seeds(cell["seeds"], upper=100.0 if cell["metric"] in SHARES else inf)
             cell["interval"] = _interval(drawn[name][task])
         row["score"] = overall(row, drawn[name])
         if STUDENT in rows and name != STUDENT:

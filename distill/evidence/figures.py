@@ -93,18 +93,19 @@ def of_layers(analysis: dict) -> Iterator[Drawing]:
 
 
 def _listening(listening: dict) -> Iterator[Drawing]:
-    found = listening["tasks"]
-    depths = {name: len(losses["layers"]) for name, losses in next(iter(found.values()))["without"].items()}
-    cases = [(name, layer) for name, depth in depths.items() for layer in ("all", *range(depth))]
-    rises = np.array([[_rise(losses, *case) for losses in found.values()] for case in cases])
-    caption = (
-        "By how many percent a fitted head's loss rises when a layer of an upstream, or all of them, is held at its "
-        f"mean, on {listening['clips']} training clips. Layer 0 is the embedding. Layers that say the same can "
-        "stand in for each other."
-    )
-    ys, xs = [f"{name} {layer}" for name, layer in cases], [task.upper() for task in found]
-    made = plots.heat(rises, ys, xs, "rise of the loss, %", digits=0, most=max(float(rises.max()), 1.0))
-    yield Drawing("listening", "layers", "What the fused teacher listens to", caption, made)
+    found = {task: losses for task, losses in listening["tasks"].items() if losses["loss"]}  # of 0 nothing rises
+    if found:
+        depths = {name: len(losses["layers"]) for name, losses in next(iter(found.values()))["without"].items()}
+        cases = [(name, layer) for name, depth in depths.items() for layer in ("all", *range(depth))]
+        rises = np.array([[_rise(losses, *case) for losses in found.values()] for case in cases])
+        caption = (
+            "By how many percent a fitted head's loss rises when a layer of an upstream, or all of them, is held at "
+            f"its mean, on {listening['clips']} training clips. Layer 0 is the embedding. Layers that say the same can "
+            "stand in for each other."
+        )
+        ys, xs = [f"{name} {layer}" for name, layer in cases], [task.upper() for task in found]
+        made = plots.heat(rises, ys, xs, "rise of the loss, %", digits=0, most=max(float(rises.max()), 1.0))
+        yield Drawing("listening", "layers", "What the fused teacher listens to", caption, made)
     if weights := listening["interface_weights"]:
         layers = [str(number) for number in range(len(weights))]
         made = plots.heat(np.array([weights]), [""], layers, "fused layer", digits=2, most=1.0)

@@ -242,7 +242,8 @@ def groups(kinds: Mapping[str, Mapping[str, Mapping[str, float]]], rows: Sequenc
         axes.grid(color=RULE, linewidth=0.5)
         for row in rows:
             at = [(values[row], height) for height, values in enumerate(found.values()) if row in values]
-            axes.plot(*zip(*at, strict=True), "o", color=shades[row], markersize=4.5, label=row)
+            if at:  # of no arguments matplotlib makes a point at 0
+                axes.plot(*zip(*at, strict=True), "o", color=shades[row], markersize=4.5, label=row)
     panels[-1, 0].set_xlabel(title)
     for place, row in enumerate(rows):
         panels[0, 0].text(

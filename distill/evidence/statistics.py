@@ -13,12 +13,12 @@ from math import nan
 import jiwer
 import numpy as np
 import scipy.stats
-from sacrebleu.metrics.bleu import BLEU
 
 from distill.tasks.sv import pairs
 
 RESAMPLES = 1000
 COVERAGE = 0.95
+SHARES = ("eer", "accuracy")  # metrics that are 100 at most
 CHUNK = 100  # resamples of trials at once: 16 MB of weights for 40,000 trials
 
 
@@ -70,6 +70,7 @@ class Trials(Evidence):
     scores_SN: np.ndarray
     clips_2N: np.ndarray  # left and right clip
     speakers_C: np.ndarray  # a number from 0 for each clip
+    same_N: np.ndarray  # whether one speaker says both
 
     @property
     def units(self) -> int:
@@ -77,12 +78,12 @@ class Trials(Evidence):
 
     def scores(self, times_RU: np.ndarray) -> np.ndarray:
         left_N, right_N = self.speakers_C[self.clips_2N]
-        same_N = left_N == right_N
         found = []
         for times_XU in np.array_split(times_RU.astype(np.float32), max(len(times_RU) // CHUNK, 1)):
             once_XN = times_XU[:, left_N]
-            weight_XN = np.where(same_N, once_XN, once_XN * times_XU[:, right_N])
-            found.append(np.mean([equal_error(scores_N, same_N, weight_XN) for scores_N in self.scores_SN], axis=0))
+            weight_XN = np.where(left_N == right_N, once_XN, once_XN * times_XU[:, right_N])
+            rates_SX = [equal_error(scores_N, self.same_N, weight_XN) for scores_N in self.scores_SN]
+            found.append(np.mean(rates_SX, axis=0))
         return 100.0 * np.concatenate(found)
 
     def part(self, rows: np.ndarray) -> float:
@@ -90,34 +91,11 @@ class Trials(Evidence):
         chosen_C = np.zeros(len(self.speakers_C), bool)
         chosen_C[rows] = True
         kept_N = np.any(chosen_C[self.clips_2N], axis=0)
-        left_K, right_K = self.speakers_C[self.clips_2N[:, kept_N]]
-        same_K = left_K == right_K
+        same_K = self.same_N[kept_N]
         if same_K.all() or not same_K.any():
             return nan
         once_1K = np.ones((1, len(same_K)))
         return 100.0 * float(np.mean([equal_error(one[kept_N], same_K, once_1K) for one in self.scores_SN]))
-
-
-@dataclass(frozen=True)
-class Translations(Evidence):
-    """BLEU: matched and possible n-grams and both lengths are summed over clips before they are divided."""
-
-    sums_SCK: np.ndarray  # K: 4 matched, 4 possible, length of the translation, of the reference
-
-    @property
-    def units(self) -> int:
-        return self.sums_SCK.shape[1]
-
-    def scores(self, times_RU: np.ndarray) -> np.ndarray:
-        return np.mean([[_bleu(sums_K) for sums_K in times_RU @ sums_CK] for sums_CK in self.sums_SCK], axis=0)
-
-    def part(self, rows: np.ndarray) -> float:
-        return float(np.mean([_bleu(sums_CK[rows].sum(0)) for sums_CK in self.sums_SCK])) if len(rows) else nan
-
-
-def _bleu(sums_K: np.ndarray) -> float:
-    whole = [int(one) for one in sums_K]
-    return BLEU.compute_bleu(whole[:4], whole[4:8], whole[8], whole[9]).score
 
 
 def equal_error(scores_N: np.ndarray, same_N: np.ndarray, weight_RN: np.ndarray) -> np.ndarray:
@@ -158,8 +136,8 @@ def paired(scores_R: np.ndarray, others_R: np.ndarray) -> tuple[list[float], flo
 
     A paired bootstrap: it asks whether other test clips (other speakers, for verification) would keep the sign
     of the difference. Permutation would serve error counts as well, but not verification: two encoders' embeddings
-    cannot be mixed in one trial. The p-value is below 0.05 where the interval excludes 0, and never below
-    2 / (R + 1).
+    cannot be mixed in one trial. Where the p-value is below 0.05 the interval excludes 0; it may exclude 0 by a hair
+    where the p-value is just above (0.052, with 25 of 1000 resamples across 0). The p-value is never below 2 / (R + 1).
     """
     differences_R = scores_R - others_R
     differences_R = differences_R[np.isfinite(differences_R)]
@@ -170,7 +148,8 @@ def paired(scores_R: np.ndarray, others_R: np.ndarray) -> tuple[list[float], flo
 def over_seeds(values: Sequence[float], lower: float = 0.0, upper: float = 100.0) -> list[float] | None:
     """The interval of the mean over seeds by Student's t, within what a score can be; None for one seed.
 
-    Two seeds are few: their interval is nine times as wide as they lie apart.
+    upper: 100 for SHARES; there can be more errors than words, so their rates end nowhere (inf). Two seeds are few:
+    their interval is nine times as wide as they lie apart.
     """
     if len(values) < 2:
         return None
@@ -180,26 +159,41 @@ def over_seeds(values: Sequence[float], lower: float = 0.0, upper: float = 100.0
 
 
 def evidence(
-    metric: str, predictions: np.ndarray, references: Sequence[str], trials_2N: np.ndarray | None = None
+    metric: str,
+    predictions: np.ndarray,
+    references: Sequence[str],
+    trials_2N: np.ndarray | None = None,
+    same_N: np.ndarray | None = None,
 ) -> Evidence:
     """What stands in a cell's file, as evidence; predictions: texts or classes (S, C), embeddings (S, C, E).
 
-    trials_2N: the pairs of clips that verification is scored on; None: those it makes itself. Raises ValueError for
-    a metric that has none.
+    trials_2N: the pairs of clips that verification is scored on; None: those it makes itself. same_N: which of them
+    one speaker says; None, in files of before: as the speakers' names have it. Raises ValueError for a metric
+    that has none.
     """
     if metric == "eer":
-        left, right = pairs(references)[:2] if trials_2N is None else trials_2N
+        clips_2N = np.stack(pairs(references)[:2]) if trials_2N is None else trials_2N
+        left, right = clips_2N
         scores_SN = np.einsum("sne,sne->sn", predictions[:, left], predictions[:, right])
-        return Trials(scores_SN, np.stack([left, right]), np.unique(references, return_inverse=True)[1])
+        if same_N is not None:
+            return Trials(scores_SN, clips_2N, voices(references), same_N.astype(bool))
+        speakers_C = np.unique(references, return_inverse=True)[1]
+        return Trials(scores_SN, clips_2N, speakers_C, speakers_C[left] == speakers_C[right])
     if metric == "accuracy":
         return Ratio((predictions == np.asarray(references)).astype(float), np.ones(len(references)))
     if metric in ("wer", "per", "cer"):
         kind = "cer" if metric == "cer" else "wer"  # phones are words
         counts_SC2 = _each(lambda text, said: errors(kind, text, said), predictions, references)
         return Ratio(counts_SC2[..., 0], counts_SC2[0, :, 1])
-    if metric == "bleu":
-        return Translations(_each(ngrams, predictions, references))
-    raise ValueError(f"no intervals for the metric {metric!r}; there are wer, per, cer, eer, accuracy, bleu")
+    raise ValueError(f"no intervals for the metric {metric!r}; there are wer, per, cer, eer, accuracy")
+
+
+def voices(references: Sequence[str]) -> np.ndarray:
+    """A number from 0 for each clip's speaker: (C,). A clip whose speaker nobody named has one of its own."""
+    numbers_C = np.unique(references, return_inverse=True)[1]
+    nameless_C = np.asarray(references) == ""
+    numbers_C[nameless_C] = len(references) + np.flatnonzero(nameless_C)
+    return np.unique(numbers_C, return_inverse=True)[1]
 
 
 def _each(count: Callable[[str, str], Sequence[int]], predictions: np.ndarray, references: Sequence[str]) -> np.ndarray:
@@ -207,12 +201,6 @@ def _each(count: Callable[[str, str], Sequence[int]], predictions: np.ndarray, r
     return np.array(
         [[count(str(text), str(said)) for text, said in zip(row, references, strict=True)] for row in predictions]
     )
-
-
-def ngrams(prediction: str, reference: str) -> list[int]:
-    """What one translation adds to the sums of BLEU."""
-    found = BLEU(effective_order=True).corpus_score([prediction], [[reference]])
-    return [*found.counts, *found.totals, found.sys_len, found.ref_len]
 
 
 def errors(metric: str, prediction: str, reference: str) -> tuple[int, int]:

@@ -50,6 +50,10 @@ class Asr(Task):
     crop_seconds = None
     framewise = True
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column, "language") if self.names else (self.column,)
+
     def select(self, clips: Clips) -> np.ndarray:
         return np.flatnonzero([bool(text) for text in self.references(clips)])
 

@@ -1,6 +1,6 @@
 """Classification of clips by one label: speaking style (er), language (lid)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,6 +37,12 @@ class Classification(Task):
             raise ValueError(f"{self.name}: no clip of the split has a label in the column {self.column!r}")
         most = int(np.median(counts)) if self.balanced else len(labels)
         return np.sort(np.concatenate([draw(np.flatnonzero(labels == name), most) for name in classes]))
+
+    def demand(self, splits: Mapping[str, Clips]) -> None:
+        """As any task; and there are two classes to learn."""
+        super().demand(splits)
+        if "train" in splits:
+            self.prepare(splits["train"].select(self.select(splits["train"])))
 
     def prepare(self, train: Clips) -> "Classification":
         classes = tuple(sorted(set(train.column(self.column))))

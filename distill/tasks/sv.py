@@ -1,5 +1,6 @@
 """Speaker verification: AM-softmax over the training speakers, scored on speakers never heard."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -41,7 +42,7 @@ class SpeakerVerification(Task):
         return clips.column("speaker")
 
     def demand(self, splits: Mapping[str, Clips]) -> None:
-        """As any task; and no speaker may be in two splits."""
+        """As any task; no speaker may be in two splits, and each has the speakers and clips that it needs."""
         super().demand(splits)
         speakers = {split: set(clips.column("speaker")) - {""} for split, clips in splits.items()}
         for one, other in combinations(speakers, 2):
@@ -51,6 +52,9 @@ class SpeakerVerification(Task):
                     f"sv: {len(shared)} speakers are in {one} and in {other}, such as {shared[0]!r}; verification is "
                     "of speakers never heard\nlet the splits be made by speaker, data.columns.split= , or do without sv"
                 )
+        for split, clips in splits.items():
+            if clips.trials is None:
+                demand_pairs(split, clips.column("speaker"))
 
     def choose(self, clips: Clips, most: int) -> np.ndarray:
         """All clips of a trial list, where there is one."""
@@ -107,6 +111,21 @@ def pairs(speakers: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise ValueError("sv needs two clips of one speaker and clips of two speakers; the split has not both")
     kept = np.concatenate([draw(np.flatnonzero(same), PAIRS), draw(np.flatnonzero(~same), PAIRS)])
     return left[kept], right[kept], same[kept].astype(np.int64)
+
+
+def demand_pairs(split: str, speakers: Sequence[str]) -> None:
+    """ValueError when a split has too few speakers, or too few clips of them to make both kinds of pairs."""
+    counts = Counter(speaker for speaker in speakers if speaker)
+    most, needed = max(counts.values(), default=0), 1 if split == "train" else 2
+    if len(counts) >= 2 and most >= needed:
+        return
+    shares = "data.validation_share=, data.test_share=" if split == "train" else f"data.{split}_share="
+    raise ValueError(
+        f"sv: the {split} split has {len(counts)} speakers, of none more than {most} clips; 2 speakers are needed"
+        f"{', and 2 clips of one of them' if needed > 1 else ''}\n"
+        f"share the speakers out otherwise, {shares} (where the corpus names no splits), "
+        "or do without sv: evaluate.tasks=[...] fit.tasks=[...] finetune.tasks=[...]"
+    )
 
 
 class Recogniser(nn.Module):

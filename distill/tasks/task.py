@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any, Self
 
 import numpy as np
@@ -29,19 +30,24 @@ class Task(ABC):
         """The value of a training that diverged."""
         return 100.0 if self.lower_is_better else 0.0
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns of the corpus that it reads."""
+        return (self.column,)
+
     def demand(self, splits: Mapping[str, Clips]) -> None:
-        """ValueError when a split cannot serve this task: it lacks the column, or labels in it."""
-        for split, clips in splits.items():
+        """ValueError when a split cannot serve this task: it lacks a column, or labels in it."""
+        for (split, clips), column in product(splits.items(), self.columns):
             there = clips.dataset.column_names
-            if self.column not in there:
+            if column not in there:
                 raise ValueError(
-                    f"{self.name} needs the column {self.column!r}; the corpus has {', '.join(there)}\n"
-                    f"say which one it is, data.columns.{self.column}=<column>; score {self.name} on another corpus, "
+                    f"{self.name} needs the column {column!r}; the corpus has {', '.join(there)}\n"
+                    f"say which one it is, data.columns.{column}=<column>; score {self.name} on another corpus, "
                     f"evaluate.corpora.{self.name}=<one of corpora>; or do without it: evaluate.tasks=[...] "
                     "fit.tasks=[...] (which hear data alone)"
                 )
-            if not any(text.strip() for text in clips.column(self.column)):
-                raise ValueError(f"{self.name}: no clip of the {split} split has a label in the column {self.column!r}")
+            if not any(text.strip() for text in clips.column(column)):
+                raise ValueError(f"{self.name}: no clip of the {split} split has a label in the column {column!r}")
 
     def choose(self, clips: Clips, most: int) -> np.ndarray:
         """Rows of a split to be used for scoring or training a probe: at most so many, always the same ones."""
