@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sacrebleu
 import scipy.optimize
 import sklearn.metrics
 from evaluate import config
@@ -104,6 +105,14 @@ def test_equal_error_rate_lies_on_scikit_learns_curve():
     assert compute("eer", similarities.tolist(), same.tolist()) == pytest.approx(100 * crossing, abs=0.1)
 
 
+def test_translations_score_as_sacrebleu_says():
+    texts, said = ["the cat sat on the mat today", "a dog"], ["the cat sat on a mat today", "the dog ran"]
+    assert compute("bleu", texts, said) == pytest.approx(sacrebleu.corpus_bleu(texts, [said]).score)
+    assert compute("bleu", said, said) == pytest.approx(100.0)
+    # 4-grams 1 of 2, 3-grams 2 of 3, 2-grams 3 of 4, words 4 of 5, equal lengths: fourth root of 1/5
+    assert compute("bleu", ["a b c d e"], ["a b c d f"]) == pytest.approx(100 * (1 / 5) ** 0.25)
+
+
 def test_metrics_leave_nothing_on_the_disk_even_where_the_process_is_killed(tmp_path):
     code = "import os; from distill.metrics import compute; compute('wer', ['a'], ['b']); os.kill(os.getpid(), 9)"
     environment = os.environ | {"TMPDIR": str(tmp_path), "HF_HOME": str(tmp_path / "cache")}
@@ -122,7 +131,7 @@ def test_where_evaluate_keeps_other_modules_is_not_touched():
 @pytest.mark.parametrize(
     ("name", "predictions", "references", "message"),
     [
-        ("f1", ["a"], ["a"], "no metric 'f1'; there are wer, cer, eer, mindcf, accuracy"),
+        ("f1", ["a"], ["a"], "no metric 'f1'; there are wer, cer, eer, mindcf, accuracy, bleu"),
         ("mindcf", [0.1, 0.2], [0, 0], "pairs of both kinds"),
         ("wer", ["a"], ["a", "b"], "1 predictions for 2 references"),
         ("wer", [], [], "no predictions at all"),

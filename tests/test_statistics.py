@@ -39,6 +39,17 @@ def test_every_clip_once_gives_the_metric_itself():
     assert found.scores(np.ones((1, 6))) == pytest.approx(expected, abs=1e-4)
 
 
+def test_translations_are_drawn_whole():
+    texts = ["the cat sat on the mat today", "a dog ran far away", "no"]
+    said = ["the cat sat on a mat today", "the dog ran far away", "yes it is"]
+    found = evidence("bleu", np.array([texts]), said)
+    assert found.scores(np.ones((1, 3))) == pytest.approx(compute("bleu", texts, said))
+    assert found.scores(np.array([[2, 1, 0]])) == pytest.approx(
+        compute("bleu", [texts[0], texts[0], texts[1]], [said[0], said[0], said[1]])
+    )
+    assert found.part(np.array([1])) == pytest.approx(compute("bleu", texts[1:2], said[1:2]))
+
+
 @pytest.mark.parametrize("twice", [0, 1, 3, 4])
 def test_a_speaker_drawn_twice_counts_as_two_speakers_would(twice):
     embeddings, speakers = voices(5, 4, 2.5)

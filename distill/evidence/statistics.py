@@ -13,6 +13,7 @@ from math import nan
 import jiwer
 import numpy as np
 import scipy.stats
+from sacrebleu.metrics.bleu import BLEU
 
 from distill.tasks.sv import pairs
 
@@ -96,6 +97,28 @@ class Trials(Evidence):
             return nan
         once_1K = np.ones((1, len(same_K)))
         return 100.0 * float(np.mean([equal_error(one[kept_N], same_K, once_1K) for one in self.scores_SN]))
+
+
+@dataclass(frozen=True)
+class Translations(Evidence):
+    """BLEU: matched and possible n-grams and both lengths are summed over clips before they are divided."""
+
+    sums_SCK: np.ndarray  # K: 4 matched, 4 possible, length of the translation, of the reference
+
+    @property
+    def units(self) -> int:
+        return self.sums_SCK.shape[1]
+
+    def scores(self, times_RU: np.ndarray) -> np.ndarray:
+        return np.mean([[_bleu(sums_K) for sums_K in times_RU @ sums_CK] for sums_CK in self.sums_SCK], axis=0)
+
+    def part(self, rows: np.ndarray) -> float:
+        return float(np.mean([_bleu(sums_CK[rows].sum(0)) for sums_CK in self.sums_SCK])) if len(rows) else nan
+
+
+def _bleu(sums_K: np.ndarray) -> float:
+    whole = [int(one) for one in sums_K]
+    return BLEU.compute_bleu(whole[:4], whole[4:8], whole[8], whole[9]).score
 
 
 def equal_error(scores_N: np.ndarray, same_N: np.ndarray, weight_RN: np.ndarray) -> np.ndarray:
@@ -185,7 +208,9 @@ def evidence(
         kind = "cer" if metric == "cer" else "wer"  # phones are words
         counts_SC2 = _each(lambda text, said: errors(kind, text, said), predictions, references)
         return Ratio(counts_SC2[..., 0], counts_SC2[0, :, 1])
-    raise ValueError(f"no intervals for the metric {metric!r}; there are wer, per, cer, eer, accuracy")
+    if metric == "bleu":
+        return Translations(_each(ngrams, predictions, references))
+    raise ValueError(f"no intervals for the metric {metric!r}; there are wer, per, cer, eer, accuracy, bleu")
 
 
 def voices(references: Sequence[str]) -> np.ndarray:
@@ -201,6 +226,12 @@ def _each(count: Callable[[str, str], Sequence[int]], predictions: np.ndarray, r
     return np.array(
         [[count(str(text), str(said)) for text, said in zip(row, references, strict=True)] for row in predictions]
     )
+
+
+def ngrams(prediction: str, reference: str) -> list[int]:
+    """What one translation adds to the sums of BLEU."""
+    found = BLEU(effective_order=True).corpus_score([prediction], [[reference]])
+    return [*found.counts, *found.totals, found.sys_len, found.ref_len]
 
 
 def errors(metric: str, prediction: str, reference: str) -> tuple[int, int]:

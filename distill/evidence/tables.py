@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from math import floor, log10
 from typing import Any
 
-NAMES = {"wer": "WER", "per": "PER", "cer": "CER", "eer": "EER", "mindcf": "minDCF"}
+NAMES = {"wer": "WER", "per": "PER", "cer": "CER", "eer": "EER", "bleu": "BLEU", "mindcf": "minDCF"}
 Form = Callable[[Any], str]  # a value as a reader wants it
 
 

@@ -15,13 +15,14 @@ METRICS = {  # each a folder beside this file, and what its value is multiplied 
     "eer": 100.0,
     "mindcf": 1.0,
     "accuracy": 100.0,
+    "bleu": 100.0,
 }
 
 
 def compute(name: str, predictions: Sequence, references: Sequence) -> float:
     """A metric of METRICS over a whole split; in percent, but for mindcf, which is 1 where nobody listens.
 
-    wer, cer: texts. accuracy: names of classes. eer, mindcf: similarities, and 1 for pairs of one speaker,
+    wer, cer, bleu: texts. accuracy: names of classes. eer, mindcf: similarities, and 1 for pairs of one speaker,
     else 0.
     """
     if name not in METRICS:
