@@ -5,7 +5,7 @@ Shape letters: S seeds of distillation, R resamples of the test clips.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 from pathlib import Path
 from statistics import mean
 
@@ -51,7 +51,8 @@ class Score:
     def told(self, other: "Score", seed: Variance) -> dict:
         """In plain data, with its difference to another cell's; seed: of one seed's score, of all cells together."""
         value, apart = mean(self.values_S), mean(self.values_S) - mean(other.values_S)
-        found = {"value": value, "seeds": self.values_S, "seed_interval": over_seeds(self.values_S), "interval": None}
+        found = {"value": value, "seeds": self.values_S, "interval": None}
+        found["seed_interval"] = over_seeds(self.values_S, -inf, inf)
         difference = {"value": apart, "interval": None, "p_value": None}
         if self.drawn_R is not None:
             own = of_clips(self.drawn_R, self.units) + seed.scaled(1 / len(self.values_S))
