@@ -57,7 +57,7 @@ class Distillation:
     def outcome(self, model: nn.Module, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
         targets, interface_BTD = self.targets(batch)
         audio_BN = self.around.over(batch.audio, batch.lengths)
-        out: Outcome = model(audio_BN, batch.lengths, targets, interface_BTD)
+        out: Outcome = model(audio_BN, batch.lengths, targets, interface_BTD, batch.weight)
         loss = out.loss_sum / batch.counts[0]
         clips = torch.full_like(out.count, len(batch.rows))
         tally = [torch.stack([out.loss_sum.detach().double(), out.count.double(), clips.double()])]
