@@ -83,7 +83,7 @@ def test_one_upstreams_own_layers_are_the_fused_stack_and_taught_once(teacher, b
     assert by["both"] == by["fused"] + by["separate"]
 
 
-def test_a_source_weighs_as_the_recipe_says_and_one_of_no_weight_is_not_heard(teacher, build_tiny_student):
+def test_a_source_weighs_as_the_recipe_says_and_one_of_no_weight_teaches_nothing(teacher, build_tiny_student):
     student, (first, second) = build_tiny_student(halved=False), teacher.upstreams
     settings = Distill(layers=2, layer_weights=[1.0, 3.0], source_weights={"fused": 0.5, first: 1.5})
     groups = sources(student, teacher, settings)
