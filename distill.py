@@ -19,6 +19,7 @@ from distill import planning, runtime, stages
 from distill.data.clips import Clips
 from distill.data.corpora import load_corpora, speaking_of
 from distill.data.stream import open_stream
+from distill.distillation import demand_whole_heads
 from distill.encoders.frozen import Frozen
 from distill.encoders.logmel import LogMel
 from distill.encoders.sharding import Sharded, held
@@ -61,6 +62,8 @@ def run(recipe: Recipe) -> None:
         if recipe.report.runs:  # a comparison of other runs, which needs nothing of this one
             waiting = [stage for stage in waiting if stage != "report"]
         corpora = load_corpora(recipe, heard(recipe, waiting), accelerator.print) if waiting else {}
+    if "distill" in waiting:
+        demand_whole_heads(accelerator, recipe.distill)
     runtime.finish(accelerator)
     if waiting:
         work(place, waiting, corpora, accelerator.print)

@@ -57,6 +57,16 @@ def test_what_a_user_can_get_wrong_is_told_in_a_few_lines(miniature: Miniature, 
     assert made <= {"recipe.yaml", "environment.json"}, "something was trained before it was said"
 
 
+def test_sharded_heads_that_gradients_cannot_reach_are_refused_before_fit(
+    miniature: Miniature, fails, tmp_path, monkeypatch
+):
+    machine = {"USE_DEEPSPEED": "true", "MIXED_PRECISION": "no", "DEEPSPEED_ZERO_STAGE": "3"}
+    whole = miniature.environment() | {f"ACCELERATE_{name}": value for name, value in machine.items()}
+    monkeypatch.setattr(Miniature, "environment", lambda self: whole)
+    assert "set zero_stage: 2" in fails(miniature.words(tmp_path, "distill.balance=gradient"))
+    assert {path.name for path in tmp_path.glob("run/*")} == {"recipe.yaml", "environment.json"}
+
+
 def test_an_unknown_recipe_names_the_known_ones(fails):
     said = fails(["recipe=wavlm+wisper"])
     assert "unknown recipe 'wavlm+wisper'" in said and "did you mean 'wavlm+whisper'?" in said and "hubert" in said
