@@ -19,12 +19,13 @@ from distill import planning, runtime, stages
 from distill.data.clips import Clips
 from distill.data.corpora import load_corpora, speaking_of
 from distill.data.stream import open_stream
+from distill.distillation import demand_whole_heads
 from distill.encoders.frozen import Frozen
 from distill.encoders.logmel import LogMel
 from distill.encoders.sharding import Sharded, held
 from distill.encoders.waveform import Waveform
 from distill.evaluation import Splits, table
-from distill.features import Encoder, parameters
+from distill.features import Encoder, demand_frames, parameters
 from distill.files import read_json, write_json
 from distill.finetune import STOCK
 from distill.loading import cost, load, text, usage
@@ -61,6 +62,8 @@ def run(recipe: Recipe) -> None:
         if recipe.report.runs:  # a comparison of other runs, which needs nothing of this one
             waiting = [stage for stage in waiting if stage != "report"]
         corpora = load_corpora(recipe, heard(recipe, waiting), accelerator.print) if waiting else {}
+    if "distill" in waiting:
+        demand_whole_heads(accelerator, recipe.distill)
     runtime.finish(accelerator)
     if waiting:
         work(place, waiting, corpora, accelerator.print)
@@ -100,12 +103,12 @@ def work(place: Run, waiting: list[str], corpora: Mapping[str, Splits], say: Cal
     if recipe.teacher.shard:
         others = f"in each of {runtime.processes()} processes" if hold is shared else "in this process, the only one"
         say(f"teacher.shard: {size(held(teacher))} of the teacher {others}")
+    student = new_student(recipe, teacher, train) if "distill" in waiting else None  # what cannot be fails before fit
     if "fit" in waiting:
         stages.fit_teacher(place, teacher, train, MACHINE)
     place.demand("fit")
     teacher.load(place.teacher)
-    if "distill" in waiting:
-        student = new_student(recipe, teacher)
+    if student is not None:
         stages.distill_student(place, teacher, student, train, MACHINE, exporter(recipe, train), source)
     if "evaluate" in waiting:
         place.demand("distill")
@@ -188,10 +191,14 @@ def facts(student: Waveform, recipe: Recipe, train: Clips) -> Facts:
     return facts_of(student, recipe, train.values("language"), licences, strictest(licences.values()))
 
 
-def new_student(recipe: Recipe, teacher: FusedTeacher) -> Waveform:
-    """The student before it has learned, started from an upstream where the recipe wants that."""
+def new_student(recipe: Recipe, teacher: FusedTeacher, train: Clips) -> Waveform:
+    """The student before it has learned, started from an upstream where the recipe wants that.
+
+    Raises ValueError where it cannot be built, started so, or hear every clip.
+    """
     student = blank_student(recipe)
     start(student, recipe.student, dict(zip(recipe.teacher.upstreams, teacher.encoders(), strict=True)))
+    demand_frames(student, torch.from_numpy(train.samples))
     return student
 
 

@@ -40,13 +40,16 @@ class GradientNorms(nn.Module):
             self.register_buffer(name, torch.zeros(sources, dtype=torch.float64))
         self.register_buffer("pending", torch.zeros(2 * sources + 1, dtype=torch.float64))
 
-    def forward(self, sums_G: Tensor, count: Tensor, hidden_BLTD: Tensor) -> Tensor:
-        """The weights of this pass: (G,). In training it sees the loss sums and how they hang on the layers."""
+    def forward(self, sums_G: Tensor, count: Tensor, hidden_BLTD: Tensor, weight: float = 1.0) -> Tensor:
+        """The weights of this pass: (G,). In training it sees the loss sums and how they hang on the layers.
+
+        weight: of what it sees, 0 where another pass of the step sees the same.
+        """
         weights_G = self.weights.clone()
         if self.training and hidden_BLTD.requires_grad:
             slopes = [torch.autograd.grad(own, hidden_BLTD, retain_graph=True)[0] for own in sums_G]
             squares_G = torch.stack([slope.float().square().sum() for slope in slopes])
-            self._see(torch.cat([squares_G, sums_G.detach(), count[None]]))
+            self._see(weight * torch.cat([squares_G, sums_G.detach(), count[None]]))
         return weights_G
 
     @torch.no_grad()

@@ -39,7 +39,7 @@ class Checkpoints:
                 (unfinished / self._place(accelerator)).write_text(json.dumps(place))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            state = {"step": step, "processes": accelerator.num_processes}
+            state = {"step": step, "processes": accelerator.num_processes, "zero_stage": zero_stage(accelerator)}
             (unfinished / "loop.json").write_text(json.dumps(state))
             older = self.newest()
             unfinished.rename(whole)
@@ -50,7 +50,7 @@ class Checkpoints:
     def load(self, accelerator: Accelerator) -> int:
         """Go back to the newest checkpoint; returns its step, 0 when there is none.
 
-        Raises ValueError when it was written by another number of processes.
+        Raises ValueError when it was written by another number of processes or under another ZeRO stage.
         """
         newest = self.newest()
         if newest is None:
@@ -62,6 +62,7 @@ class Checkpoints:
                 f"by {accelerator.num_processes}; launch {state['processes']}, "
                 "or delete the folder to start this stage anew"
             )
+        demand_stage(newest, state.get("zero_stage"), zero_stage(accelerator))
         accelerator.load_state(str(newest))
         return state["step"]
 
@@ -77,3 +78,18 @@ class Checkpoints:
     def remove(self) -> None:
         """Everything: the stage is finished."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def zero_stage(accelerator: Accelerator) -> int | None:
+    """DeepSpeed's; None without DeepSpeed."""
+    plugin = accelerator.state.deepspeed_plugin
+    return None if plugin is None else plugin.zero_stage
+
+
+def demand_stage(checkpoint: Path, written: int | None, ours: int | None) -> None:
+    """ValueError where a checkpoint of a ZeRO stage has not the files that ours looks for; 1 and 2 write the same."""
+    if written is not None and written != ours and {written, ours} != {1, 2}:
+        raise ValueError(
+            f"{checkpoint} was written under zero_stage: {written} and cannot be continued under {ours}; "
+            f"set zero_stage: {written} in accelerate_config.yaml, or delete the folder to start this stage anew"
+        )

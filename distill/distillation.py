@@ -18,6 +18,7 @@ from distill.data.clips import Clips
 from distill.data.embedded import cache_folder
 from distill.data.stream import Feed, Source
 from distill.distiller import Distiller, Group, Outcome, pairs, shares
+from distill.encoders.frames import bytes_of, demand_memory
 from distill.features import Encoder
 from distill.harder import QUIET, Surroundings
 from distill.loop import Plan, optimizer, train
@@ -57,7 +58,7 @@ class Distillation:
     def outcome(self, model: nn.Module, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
         targets, interface_BTD = self.targets(batch)
         audio_BN = self.around.over(batch.audio, batch.lengths)
-        out: Outcome = model(audio_BN, batch.lengths, targets, interface_BTD)
+        out: Outcome = model(audio_BN, batch.lengths, targets, interface_BTD, batch.weight)
         loss = out.loss_sum / batch.counts[0]
         clips = torch.full_like(out.count, len(batch.rows))
         tally = [torch.stack([out.loss_sum.detach().double(), out.count.double(), clips.double()])]
@@ -228,6 +229,7 @@ def look(
             targets = cached(accelerator, supervision, clips, seconds, settings.cache_precision, place)
         else:
             accelerator.print(f"the teacher listens to {clips.seconds() / 3600:.2f} h of audio, once")
+            demand_memory(bytes_of(supervision, clips), runtime.processes_here())
             targets = memory(supervision, clips, seconds, accelerator.device)
         objective = Distillation(
             clips, student, targets, names, supervision.told, settings.surroundings(), posteriors, times

@@ -94,9 +94,16 @@ class Distiller(nn.Module):
         self.doubts = nn.Parameter(torch.zeros(len(groups))) if balance == "uncertainty" and several else None
         self.norms = GradientNorms(len(groups), passes) if balance == "gradient" and several else None
 
-    def forward(self, audio_BN: Tensor, lengths_B: Tensor, targets: Features, interface_BTD: Tensor | None) -> Outcome:
+    def forward(
+        self,
+        audio_BN: Tensor,
+        lengths_B: Tensor,
+        targets: Features,
+        interface_BTD: Tensor | None,
+        weight: float = 1.0,
+    ) -> Outcome:
         """targets: the layers named by `groups`, narrow ones with zeros to the width of the widest; interface_BTD: on
-        the same frames as they are.
+        the same frames as they are; weight: of this pass in what the balance sees (see Batch).
         """
         if (interface_BTD is None) != (self.interface_head is None):
             raise ValueError("an interface target and interface_width belong together: give both or neither")
@@ -104,7 +111,7 @@ class Distiller(nn.Module):
         told = [self._told(head, heard, layer) for head, layer in zip(self.heads, self.layers, strict=True)]
         pred_BKTD = torch.stack([pad(part, (0, max(self.widths) - part.shape[2])) for part in told], dim=1)
         sums_K, count, agreement = self._compare(self._finer(heard, pred_BKTD), targets, self.widths)
-        balanced_G = self._balanced(self._by_group(sums_K), count, heard.hidden)
+        balanced_G = self._balanced(self._by_group(sums_K), count, heard.hidden, weight)
         loss_sum = torch.stack([share * own for share, own in zip(self.shares, balanced_G, strict=True)]).sum()
         if self.interface_head is None or self.interface_width is None or interface_BTD is None:
             return Outcome(loss_sum, count, agreement, None, None)
@@ -127,7 +134,7 @@ class Distiller(nn.Module):
         weighted = [weight * layer_sum for weight, layer_sum in zip(weights, sums_K, strict=True)]
         return torch.stack(weighted).view(len(self.groups), -1).sum(1)
 
-    def _balanced(self, sums_G: Tensor, count: Tensor, hidden_BLTD: Tensor) -> Tensor:
+    def _balanced(self, sums_G: Tensor, count: Tensor, hidden_BLTD: Tensor, weight: float = 1.0) -> Tensor:
         """The groups' loss sums as they count in this pass.
 
         In training a group is dropped with the probability `drop`, but never the one with the highest loss (UNIC,
@@ -140,7 +147,7 @@ class Distiller(nn.Module):
         if self.doubts is not None:
             sums_G = doubted(sums_G, self.doubts, count)
         if self.norms is not None:
-            sums_G = self.norms(sums_G, count, hidden_BLTD) * sums_G
+            sums_G = self.norms(sums_G, count, hidden_BLTD, weight) * sums_G
         return kept_G * sums_G
 
     def _compare(self, pred: Features, targets: Features, widths: Sequence[int]) -> tuple[Tensor, Tensor, Agreement]:

@@ -96,7 +96,7 @@ def demand_frames(encoder: Encoder, lengths_B: Tensor) -> Tensor:
 
 def shortest(encoder: Encoder) -> int:
     """Samples in the shortest clip that gives one frame."""
-    samples = torch.arange(1, SAMPLE_RATE)
+    samples = torch.arange(1, 60 * SAMPLE_RATE)
     return int(samples[encoder.frames(samples) > 0][0])
 
 

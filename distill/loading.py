@@ -14,7 +14,7 @@ from distill.data.corpora import speaking_of
 from distill.data.settings import CORPORA, Data
 from distill.encoders.family import Family
 from distill.limits import RecipeError, listed, nearest
-from distill.recipe import FUSED, STAGES, Recipe
+from distill.recipe import FUSED, STAGES, Distill, Recipe
 from distill.upstreams import ROWS, resolve
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -263,9 +263,7 @@ def complete(recipe: Recipe, families: Mapping[str, Family], given: Sequence[str
         for key in given:
             if key.startswith(f"teacher.{section}."):
                 listed(f"teacher.{section}", key.removeprefix(f"teacher.{section}."), names)
-    for name in recipe.distill.source_weights:
-        listed("distill.source_weights", name, [FUSED, *names])
-    recipe.distill.sources(names)  # fails where no weight is left
+    demand_taught(recipe.distill, names)
     for row in recipe.evaluate.rows:
         listed("evaluate.rows", row, [*ROWS, *names])
     if recipe.student.front_end not in ("", "first"):
@@ -273,3 +271,18 @@ def complete(recipe: Recipe, families: Mapping[str, Family], given: Sequence[str
     if recipe.student.initialise:
         listed("student.initialise", recipe.student.initialise, names)
     return replace(recipe, teacher=teacher, name=recipe.name or f"{recipe.recipe}-{recipe.scale}")
+
+
+def demand_taught(settings: Distill, upstreams: Sequence[str]) -> None:
+    """RecipeError for a weight of no source, or of one that does not teach, and where no source has any.
+
+    A single upstream is the only source, whose weight is beside nothing, as in cells of a study that share their words.
+    """
+    for name in settings.source_weights:
+        listed("distill.source_weights", name, [FUSED, *upstreams])
+        if len(upstreams) > 1 and name not in (taught := settings.taught(upstreams)):
+            raise RecipeError(
+                f"distill.source_weights.{name}: {name} does not teach with distill.supervise={settings.supervise}, "
+                f"only {', '.join(taught)}; leave it out, or take distill.supervise=both"
+            )
+    settings.sources(upstreams)

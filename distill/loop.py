@@ -50,7 +50,7 @@ class Objective(Protocol):
         ...
 
     def outcome(self, model: nn.Module, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
-        """Loss, already divided by the step's counts, and a float64 tally (S,) to be summed over batches."""
+        """Loss, divided by the step's counts already, and a float64 tally (S,); both are summed by batches' weights."""
         ...
 
     def read(self, tally: Tensor) -> dict[str, float]:
@@ -128,7 +128,7 @@ def train(
                 watch.add(loss, batch.ids)
                 if (item + 1) % plan.passes == 0:
                     watch.demand_finite(step)
-                accelerator.backward(loss * passes)
+                accelerator.backward(loss * (batch.weight * passes))
                 trainer.step()
                 trainer.zero_grad()
             journal.add(tally, batch)
@@ -229,7 +229,8 @@ class Journal:
 
     def add(self, tally: Tensor, batch: Batch) -> None:
         """Count a forward pass in."""
-        self.tally = tally.detach() if self.tally.numel() == 0 else self.tally + tally.detach()
+        counted = batch.weight * tally.detach()
+        self.tally = counted if self.tally.numel() == 0 else self.tally + counted
         self.seconds += batch.seconds()
 
     def step(self, step: int, learning_rate: float) -> None:

@@ -170,6 +170,12 @@ class Distill:
             )
         if self.layer_weights:
             as_many("distill.layer_weights", self.layer_weights, "distill.layers is", self.layers)
+            if not any(self.layer_weights):
+                raise RecipeError("distill.layer_weights are all 0, which teaches nothing; give one of them above 0")
+
+    def taught(self, upstreams: Sequence[str]) -> list[str]:
+        """The sources that distill.supervise names: upstreams, FUSED for all of them together."""
+        return {"fused": [FUSED], "separate": [*upstreams], "both": [FUSED, *upstreams]}[self.supervise]
 
     def sources(self, upstreams: Sequence[str]) -> dict[str, float]:
         """What teaches and how much it weighs: upstreams by name, "" the fused stack.
@@ -179,11 +185,10 @@ class Distill:
         """
         if len(upstreams) == 1:
             return {"": 1.0}
-        names = {"fused": [""], "separate": [*upstreams], "both": ["", *upstreams]}[self.supervise]
-        weights = {name: self.source_weights.get(name or FUSED, 1.0) for name in names}
+        weights = {name: self.source_weights.get(name, 1.0) for name in self.taught(upstreams)}
         if not any(weights.values()):
             raise RecipeError(f"distill.source_weights: nothing that distill.supervise={self.supervise} names has any")
-        return {name: weight for name, weight in weights.items() if weight}
+        return {"" if name == FUSED else name: weight for name, weight in weights.items() if weight}
 
     def weighed(self, by: Mapping[str, float]) -> "Distill":
         """With weights of sources that are multiplied by others."""

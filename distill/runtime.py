@@ -111,13 +111,17 @@ def leave() -> None:
 def use_cores() -> None:
     """Share this machine's cores among its processes; launchers leave each of them one thread."""
     if not torch.cuda.is_available():
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-        torch.set_num_threads(max(len(os.sched_getaffinity(0)) // here, 1))
+        torch.set_num_threads(max(len(os.sched_getaffinity(0)) // processes_here(), 1))
 
 
 def processes() -> int:
     """Processes of this launch, before there is an Accelerator."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def processes_here() -> int:
+    """Those of them that are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", processes()))
 
 
 def describe(accelerator: Accelerator) -> str:

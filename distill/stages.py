@@ -165,7 +165,8 @@ def analyse(
     teacher.to(device)
     student.to(device)
     upstreams = dict(zip(teacher.upstreams, teacher.encoders(), strict=True))
-    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    journal = run.folder / "metrics.jsonl"  # of stages without steps there is none
+    lines = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
     return {
         "training": training(lines),
         "listening": read_json(run.listening),

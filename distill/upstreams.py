@@ -24,13 +24,22 @@ def resolve(recipe: Recipe, families: Mapping[str, Family]) -> Teacher:
     checkpoints = {name: checkpoint(recipe, name, families) for name in names}
     teacher = replace(recipe.teacher, upstreams=list(names), checkpoints=checkpoints)
     demand_different(teacher)
-    shallow = [name for name in names if teacher.depth.get(name) == 1]
-    if shallow and recipe.evaluate.interface == "hconv":
-        raise RecipeError(
-            f"teacher.depth.{shallow[0]}=1 gives a stack of 2 layers, which evaluate.interface=hconv cannot take; "
-            f"run 2 layers or more, or take evaluate.interface=weighted_sum"
-        )
+    demand_deep(recipe, teacher)
     return teacher
+
+
+def demand_deep(recipe: Recipe, teacher: Teacher) -> None:
+    """RecipeError where hconv is asked to take a stack of 2 layers."""
+    shallow = [f"teacher.depth.{name}" for name in teacher.upstreams if teacher.depth.get(name) == 1]
+    fused = shallow[:1] if len(shallow) == len(teacher.upstreams) else []  # it is as deep as the deepest of them
+    heard = [*shallow, *["student.layers"] * (recipe.student.layers == 1)]
+    taken = {"evaluate.interface": (recipe.evaluate.interface, heard), "teacher.interface": (teacher.interface, fused)}
+    for key, (interface, keys) in taken.items():
+        if keys and interface == "hconv":
+            raise RecipeError(
+                f"{keys[0]}=1 gives a stack of 2 layers, which {key}=hconv cannot take; "
+                f"take 2 layers or more, or {key}=weighted_sum"
+            )
 
 
 def demand_name(name: str, named: Mapping[str, str], families: Mapping[str, Family]) -> None:

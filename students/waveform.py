@@ -155,7 +155,7 @@ def demand_same_shape(student: PretrainedConfig, upstream: PretrainedConfig, nam
     if differ:
         raise ValueError(
             "the student cannot start from this upstream, they differ: the upstream has " + "; ".join(differ) + ". "
-            "Give the student the upstream's sizes, or let it start at random"
+            "Give the student the upstream's sizes, or let it start at random: student.front_end= student.initialise="
         )
 
 

@@ -10,12 +10,14 @@ from distill.distillation import demand_whole_heads
 from distill.recipe import Distill
 
 
-def passes(module: GradientNorms, frames: int, scales: list[float], losses: list[float], seed: int) -> torch.Tensor:
+def passes(
+    module: GradientNorms, frames: int, scales: list[float], losses: list[float], seed: int, weight: float = 1.0
+) -> torch.Tensor:
     """One pass of losses whose gradient with respect to every activation is the source's scale."""
     hidden = torch.randn(1, 2, frames, 3, generator=torch.Generator().manual_seed(seed), requires_grad=True)
     level = torch.tensor(losses) * frames
     sums = torch.stack([scale * hidden.sum() for scale in scales])
-    return module(sums - sums.detach() + level, torch.tensor(frames), hidden)
+    return module(sums - sums.detach() + level, torch.tensor(frames), hidden, weight)
 
 
 def test_gradients_come_to_equal_norms_where_sources_learn_equally_fast():
@@ -42,11 +44,12 @@ def test_a_source_that_has_come_less_far_gets_the_larger_gradient():
 
 
 def test_how_a_step_is_dealt_changes_nothing():
-    whole, dealt = GradientNorms(2, 1), GradientNorms(2, 2)
+    whole, dealt = GradientNorms(2, 1), GradientNorms(2, 3)
     for step in range(3):
         passes(whole, 12, [1.0, 3.0], [2.0, 1.0 + step], step)
         first = passes(dealt, 4, [1.0, 3.0], [2.0, 1.0 + step], step)
         assert torch.equal(passes(dealt, 8, [1.0, 3.0], [2.0, 1.0 + step], step), first), "one weight all step"
+        passes(dealt, 8, [5.0, 1.0], [1.0, 7.0], step, weight=0.0)
     torch.testing.assert_close(dealt.weights, whole.weights)
 
 

@@ -83,9 +83,9 @@ def test_an_index_ten_times_as_large_takes_tens_of_bytes_a_clip():
     assert len(kept) > 1000 and held < 20 * len(samples) and peak < 120 * len(samples)
 
 
-def test_fewer_clips_than_hands_is_an_error_that_helps():
-    with pytest.raises(ValueError, match=r"2 clips cannot be dealt to 3 .*raise batch_seconds or use fewer"):
-        deal(np.arange(2), lengths(2), 3)
+def test_of_fewer_clips_than_hands_each_is_in_one_and_the_last_hands_are_empty():
+    hands = deal(np.array([4, 7]), np.arange(8), 5)
+    assert [list(hand) for hand in hands] == [[7], [4], [], [], []]
 
 
 def test_passes_keep_to_forward_seconds():
@@ -145,7 +145,11 @@ def test_batches_end(many):
     assert len(batches(many, start=20)) == 0
 
 
-def test_a_split_too_small_for_its_processes_says_so(many):
-    few = batches(many.select([0, 1]), processes=4, process=1)
-    with pytest.raises(ValueError, match="2 clips cannot be dealt to 4 forward passes"):
-        few[0]
+def test_a_process_that_a_step_has_no_clip_for_hears_its_shortest_for_nothing(many):
+    few = many.select([0, 1])
+    heard = [batches(few, processes=4, process=process)[0] for process in range(4)]
+    assert [batch.weight for batch in heard] == [1.0, 1.0, 0.0, 0.0]
+    assert sorted(heard[0].ids + heard[1].ids) == sorted(few.ids)
+    assert all(batch.rows == [few.samples.argmin()] and batch.seconds() == 0 for batch in heard[2:])
+    assert all(batch.to(torch.device("cpu")).weight == batch.weight for batch in heard)
+    assert all(batch.counts == 2 for batch in heard)

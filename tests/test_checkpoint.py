@@ -102,6 +102,26 @@ def test_the_newer_of_two_checkpoints_counts(tmp_path):
     Checkpoints(tmp_path).remove()
 
 
+@pytest.mark.parametrize(
+    ("written", "ours", "goes"),
+    [(3, 2, False), (2, 0, False), (0, 2, False), (2, 1, True), (2, 2, True), (None, 2, True)],
+)
+def test_a_checkpoint_of_another_zero_stage_is_an_error_with_a_way_out(
+    learn, tmp_path, monkeypatch, written, ours, goes
+):
+    """None: of before stages were written down."""
+    stages = iter([written, written, written, ours])
+    monkeypatch.setattr("distill.checkpoint.zero_stage", lambda accelerator: next(stages))
+    learn(tmp_path)
+    if goes:
+        learn(tmp_path)
+        return
+    with pytest.raises(
+        ValueError, match=rf"step-000006 was written under zero_stage: {written} and cannot .* {ours}; set"
+    ):
+        learn(tmp_path)
+
+
 def test_a_checkpoint_of_other_processes_is_an_error_with_a_way_out(learn, tmp_path):
     learn(tmp_path)
     state = tmp_path / "checkpoints/toy/step-000006/loop.json"

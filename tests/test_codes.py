@@ -70,6 +70,14 @@ def test_a_seed_gives_the_same_codebooks_and_a_file_keeps_them(frames, books, tm
     assert [path.name for path in tmp_path.iterdir()] == ["books.safetensors"]
 
 
+def test_codebooks_that_are_there_already_stay(frames, books, tmp_path):
+    """Another run may have coded with them."""
+    path, other = tmp_path / "books.safetensors", learn_codebooks(frames, 2, 1)
+    other.save(path)
+    books.save(path)
+    assert torch.equal(Codebooks.load(path).centres, other.centres) and list(tmp_path.iterdir()) == [path]
+
+
 def test_fewer_frames_than_centres_are_kept_exactly(frames):
     few = learn_codebooks(frames[:40], 1, 0)
     assert float(few.explained_variance(frames[:40]).min()) > 0.999

@@ -67,6 +67,16 @@ def test_two_processes_equal_one(miniature: Miniature, alone, untaught, tmp_path
 
 
 @pytest.mark.slow
+def test_two_processes_equal_one_where_a_step_has_a_single_clip(miniature: Miniature, tmp_path):
+    """The other process hears it too, and it is not counted."""
+    words = ["fit.batch_seconds=2", "distill.batch_seconds=2", "distill.balance=gradient"]
+    miniature.run(miniature.words(tmp_path / "none", *STAGES, *words, "fit.steps=0", "distill.steps=0"))
+    miniature.run(miniature.words(tmp_path / "one", *STAGES, *words))
+    run, _ = together(miniature, CONFIG, tmp_path / "two", *words)
+    assert_as_one(run, tmp_path / "one/run", tmp_path / "none/run")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 1, 3])
 def test_every_zero_stage_learns_the_same(miniature: Miniature, alone, untaught, tmp_path, zero):
     """Parameters sharded over both processes by stage 3, and more passes in each."""

@@ -108,11 +108,21 @@ def test_some_source_must_teach():
     assert made("recipe=wavlm", "distill.source_weights.wavlm=0").distill.sources(["wavlm"]) == {"": 1.0}, "no others"
 
 
+@pytest.mark.parametrize(("by", "name"), [("separate", "fused"), ("fused", "wavlm")])
+def test_a_weight_that_cannot_act_is_refused(by, name):
+    words = [f"distill.supervise={by}", f"distill.source_weights.{name}=2"]
+    with pytest.raises(RecipeError, match=rf"_weights\.{name}: {name} does not teach with .*={by}, .*take .*=both"):
+        made("recipe=hubert+wavlm", *words)
+    assert made("recipe=hubert+wavlm", words[1]).distill.source_weights == {name: 2.0}
+    assert made("recipe=wavlm", *words).distill.sources(["wavlm"]) == {"": 1.0}, "it is the only one"
+
+
 @pytest.mark.parametrize(("by", "pairs"), [("fused", 3), ("separate", 6), ("both", 9)])
 def test_every_source_of_targets_is_counted(by, pairs):
     words = ["recipe=wavlm+whisper", f"distill.supervise={by}", "distill.layers=3"]
     assert Load.of(load([*words, "distill.interface_weight=0"], FAMILIES), MACHINE).pairs == pairs
     assert Load.of(load([*words, "distill.interface_weight=0.5"], FAMILIES), MACHINE).pairs == pairs + 1
     assert Load.of(load(["recipe=wavlm", *words[1:], "distill.interface_weight=0"], FAMILIES), MACHINE).pairs == 3
-    without = load([*words, "distill.source_weights.whisper=0"], FAMILIES)
-    assert Load.of(without, MACHINE).pairs == pairs - 3 * (by != "fused")
+    if by != "fused":
+        without = load([*words, "distill.source_weights.whisper=0"], FAMILIES)
+        assert Load.of(without, MACHINE).pairs == pairs - 3

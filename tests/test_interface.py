@@ -6,6 +6,9 @@ from torch import Tensor
 
 from distill.features import parameters
 from distill.interface import INTERFACES, Gumbel, HConv, WeightedSum, layer_axis
+from distill.limits import RecipeError
+from distill.loading import load
+from teachers import FAMILIES
 
 PUBLISHED = [  # layers, width, layer axis, output, millions of parameters
     (13, 768, [13, 5, 2], 768, 4.42),
@@ -79,6 +82,22 @@ def test_every_frame_is_heard_alone():
 def test_hconv_takes_no_two_layers():
     with pytest.raises(ValueError, match="got 2; use weighted_sum"):
         HConv(2, 8)
+
+
+THIN = ["student.layers=1", "distill.layers=1"]
+FLAT = ["teacher.depth.wavlm=1", "teacher.depth.whisper=1", "evaluate.interface=weighted_sum"]
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "way"),
+    [(THIN, "student.layers=1", "evaluate.interface"), (FLAT, "teacher.depth.wavlm=1", "teacher.interface")],
+)
+def test_a_recipe_that_lets_hconv_take_two_layers_is_refused_by_its_keys(words, key, way):
+    words = ["recipe=wavlm+whisper", *words]
+    with pytest.raises(RecipeError, match=f"^{key} gives a stack of 2 layers, which {way}=hconv cannot take.*{way}=w"):
+        load(words, FAMILIES)
+    load([*words, f"{way}=weighted_sum"], FAMILIES)
+    load([*words, f"{key[:-1]}2"], FAMILIES)
 
 
 @pytest.mark.parametrize("name", INTERFACES)

@@ -1,9 +1,11 @@
 """The one training loop, on a toy: its rate, its steps, and where it stops."""
 
 import itertools
+import json
 from dataclasses import replace
 
 import pytest
+import torch
 from torch import nn
 from toy import PLAN, Toy, lines
 
@@ -49,6 +51,22 @@ def test_a_step_in_two_passes_is_one_step(learn, tmp_path):
     assert len(learned[0].before) == 3 and len(learned[1].before) == 6
     assert learned[1].before[::2] == learned[1].before[1::2], "the weights moved within a step"
     assert learned[1].before[0] != learned[1].before[2], "they never moved"
+
+
+def test_passes_that_a_step_has_no_clip_for_teach_nothing(accelerator, noises, tmp_path, monkeypatch):
+    """Steps of about five clips, dealt to nine passes."""
+    monkeypatch.setattr(torch, "rand", lambda *size: torch.zeros(size))  # which every pass would draw for itself
+    learned = []
+    for passes in (1, 9):
+        machine, toy, module = accelerator(passes), Toy(noises), nn.Linear(1, 1)
+        nn.init.ones_(module.weight), nn.init.zeros_(module.bias)
+        model, trainer = machine.prepare(module, optimizer(module, 0.1))
+        (tmp_path / str(passes)).mkdir()
+        train(machine, model, trainer, toy, replace(PLAN, passes=passes), tmp_path / str(passes))
+        text = (tmp_path / str(passes) / "metrics.jsonl").read_text()
+        learned.append((toy.before[::passes], [json.loads(line)["loss"] for line in text.splitlines()]))
+    (ours, told), (theirs, expected) = learned
+    assert ours == pytest.approx(theirs, rel=1e-5) and told == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_loss_that_is_no_number_stops_before_the_step(learn, tmp_path):

@@ -16,7 +16,7 @@ def fails(miniature: Miniature):
         job = miniature.start(words)
         assert job.code() == 1, job.said()
         said = job.said().partition("distill.py: ")[2]
-        assert said and "Traceback" not in job.said()
+        assert said and "Traceback" not in job.said(), job.said()
         assert len(said.splitlines()) <= 6, said
         return said
 
@@ -33,6 +33,14 @@ WRONG = {
     "an unknown stage": (["stages=[fit,destill]"], ["stages", "'destill'", "did you mean 'distill'?"]),
     "an unknown family": (["teacher.upstreams=[wavml]"], ["'wavml'", "did you mean 'wavlm'?"]),
     "an unknown architecture": (["student.architecture=hubart"], ["'hubart'", "hubert"]),
+    "a front end that the upstream has not": (
+        ["student.feat_extract_norm=layer"],
+        ["the upstream has feat_extract_norm group, the student layer", "student.front_end="],
+    ),
+    "a student deaf to short clips": (
+        ["student.conv_kernel=[20,6,3,2,200]", "student.front_end="],
+        ["too short for one frame"],
+    ),
     "no key at all": (["fast"], ["'fast'", "key=value"]),
     "a student under a taken name": (["evaluate.students=[x/teacher]"], ["teacher is the name of another row"]),
     "a missing checkpoint": (["teacher.checkpoints.wavlm=./nowhere"], ["./nowhere", "no such folder", "scale=mini"]),
@@ -45,6 +53,18 @@ def test_what_a_user_can_get_wrong_is_told_in_a_few_lines(miniature: Miniature, 
     said = fails(miniature.words(tmp_path, *given))
     for words in expected:
         assert words in said
+    made = {path.name for path in tmp_path.glob("run/*")}
+    assert made <= {"recipe.yaml", "environment.json"}, "something was trained before it was said"
+
+
+def test_sharded_heads_that_gradients_cannot_reach_are_refused_before_fit(
+    miniature: Miniature, fails, tmp_path, monkeypatch
+):
+    machine = {"USE_DEEPSPEED": "true", "MIXED_PRECISION": "no", "DEEPSPEED_ZERO_STAGE": "3"}
+    whole = miniature.environment() | {f"ACCELERATE_{name}": value for name, value in machine.items()}
+    monkeypatch.setattr(Miniature, "environment", lambda self: whole)
+    assert "set zero_stage: 2" in fails(miniature.words(tmp_path, "distill.balance=gradient"))
+    assert {path.name for path in tmp_path.glob("run/*")} == {"recipe.yaml", "environment.json"}
 
 
 def test_an_unknown_recipe_names_the_known_ones(fails):

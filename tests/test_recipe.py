@@ -226,6 +226,7 @@ WRONG = {
     "fit.batch_seconds=0": ["fit.batch_seconds must be above 0, got 0"],
     "student.heads=5": ["must be a multiple of student.heads=5"],
     "student.conv_stride=[5]": ["student.conv_stride has 1 values and student.conv_kernel has 5"],
+    "distill.layer_weights=[0,0,0,0]": ["distill.layer_weights are all 0", "give one of them above 0"],
     "distill.layer_weights=[1]": ["distill.layer_weights has 1 values and distill.layers is"],
     "distill.posteriors_weight=-1": ["distill.posteriors_weight must be at least 0"],
     "distill={posteriors_weight: 1, interface_weight: 0}": ["needs distill.interface_weight above 0, got 0"],

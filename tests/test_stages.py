@@ -4,6 +4,7 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import numpy as np
+from miniature import Miniature
 from spoken import make_clips
 
 from distill import runtime, stages
@@ -39,3 +40,10 @@ def test_fine_tuned_verification_is_scored_on_all_clips_of_its_trial_list(monkey
     saved, splits = [], {"train": clips, "test": clips}
     found = stages.finetune_student(run, MagicMock(), "sv", splits, tmp_path, lambda *given: saved.append(given))
     assert found["clips"] == 5 and len(saved) == 1
+
+
+def test_a_run_of_no_steps_is_reported_too(miniature: Miniature, tmp_path: Path):
+    """As teachers and students that nothing has trained are compared with those that have learned."""
+    words = ["fit.steps=0", "distill.steps=0", "evaluate.tasks=[er]", "evaluate.rows=[log-mel,student]"]
+    miniature.run(miniature.words(tmp_path, *words))
+    assert "log-mel" in (tmp_path / "run/report.md").read_text()

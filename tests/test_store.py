@@ -5,15 +5,17 @@ import tracemalloc
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from distill.encoders.frames import by_length
 from distill.features import SAMPLE_RATE
 from distill.supervision import caching
-from distill.supervision.caching import claim, demand_room, size
+from distill.supervision.caching import claim, demand_room, size, write_missing
 from distill.supervision.packing import Float16, Int8
 from distill.supervision.store import Layout, Store, StoreError
 
@@ -112,6 +114,35 @@ def test_a_shard_that_another_run_wrote_meanwhile_is_no_error(store):
 
     store.write(2, meanwhile())
     assert store.missing() == [] and {path: path.read_bytes() for path in kept} == kept
+
+
+def test_an_index_that_another_run_wrote_and_tidied_ours_away_is_no_error(store, monkeypatch):
+    kept = store._index(2).read_bytes()
+    store._index(2).unlink()
+
+    def swept(path: Path, value: object) -> None:
+        path.write_bytes(kept)
+        raise FileNotFoundError(2, "No such file or directory", f"{path}.77.unfinished")
+
+    monkeypatch.setattr("distill.supervision.store.write_json", swept)
+    write(store, 2)
+    assert store.missing() == []
+
+
+def test_shards_that_another_run_wrote_meanwhile_are_not_heard(store, accelerator, monkeypatch):
+    for shard in (1, 4, 6):
+        store._index(shard).unlink()
+    heard = []
+
+    def hear(store: Store, shard: int) -> None:
+        heard.append(shard)
+        for each in store.missing():
+            write(store, each)
+
+    monkeypatch.setattr(caching, "announce", lambda *_: None)
+    scribe = SimpleNamespace(encoder=nn.Identity(), packing=Float16(1, 1), write=hear)
+    write_missing(accelerator(), store, scribe)  # pyright: ignore[reportArgumentType]
+    assert len(heard) == 1 and store.missing() == []
 
 
 def test_a_changed_byte_is_found_when_it_is_first_read(store):

@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -17,10 +18,13 @@ from safetensors import safe_open
 
 from distill.data.batches import Batch
 from distill.data.clips import Clips, pad
+from distill.distillation import Distillation, look
+from distill.encoders.frames import bytes_of
 from distill.encoders.frozen import Frozen
 from distill.encoders.waveform import Waveform
 from distill.features import SAMPLE_RATE, Features
 from distill.fusion import align_time
+from distill.recipe import Distill
 from distill.supervision.caching import StoreError, open_store
 from distill.supervision.identity import corpus_digest, module_digest
 from distill.supervision.packing import Float16
@@ -121,6 +125,20 @@ def test_own_layers_come_back_from_memory_and_disk(accelerator, unequal, clips, 
     assert distance(memory(supervision, clips, SECONDS, CPU)(batch), live(batch)) < 5e-4
     assert distance(cached(accelerator, supervision, clips, SECONDS, "int8", tmp_path)(batch), live(batch)) < 2e-2
     assert codes(accelerator, supervision, clips, SECONDS, 2, tmp_path)(batch).index.shape[1] == 5
+
+
+def test_memory_must_hold_the_targets_of_every_process_here(
+    accelerator, supervision, clips, build_tiny_student, monkeypatch
+):
+    free = SimpleNamespace(available=3 * bytes_of(supervision, clips) - 1)
+    monkeypatch.setattr("distill.encoders.frames.psutil.virtual_memory", lambda: free)
+    student, settings = build_tiny_student(halved=False), Distill(targets="memory")
+    asked = (supervision, student, clips, settings, ["1", "2"], accelerator)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert isinstance(look(*asked), Distillation)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match=r"GB of memory in each of 3 processes, .* take distill\.targets=online"):
+        look(*asked)
 
 
 @pytest.mark.parametrize(("precision", "error"), [("float16", 5e-4), ("int8", 2e-2)])

@@ -28,13 +28,14 @@ class Batch:
     audio: Tensor  # (B, N) float32, zeros after each clip
     lengths: Tensor  # (B,) samples
     counts: Tensor  # (J,) what each part of the loss is divided by: totals over the whole optimizer step
+    weight: float = 1.0  # of its loss and of what is told of it; 0: another pass of the step hears these clips too
 
     def to(self, device: torch.device) -> "Batch":
         parts = (moved(part, device) for part in (self.audio, self.lengths, self.counts))
-        return Batch(self.rows, self.ids, *parts)
+        return Batch(self.rows, self.ids, *parts, weight=self.weight)
 
     def seconds(self) -> float:
-        return float(self.lengths.sum()) / SAMPLE_RATE
+        return self.weight * float(self.lengths.sum()) / SAMPLE_RATE
 
 
 def moved(part: Tensor, device: torch.device) -> Tensor:
@@ -59,14 +60,11 @@ def epoch(samples: np.ndarray, batch_seconds: float, seed: int, number: int, blu
 def deal(rows: np.ndarray, samples: np.ndarray, parts: int) -> list[np.ndarray]:
     """A step's clips in `parts` hands of about as many seconds, longest clips first, so that each hand pads little.
 
-    Raises ValueError when there are fewer clips than hands.
+    No hand is empty but the last ones, where there are fewer clips than hands.
     """
-    if len(rows) < parts:
-        raise ValueError(
-            f"a step of {len(rows)} clips cannot be dealt to {parts} forward passes (processes x accumulation); "
-            "raise batch_seconds or use fewer processes"
-        )
     order = rows[np.argsort(-samples[rows], kind="stable")]
+    if len(rows) < parts:
+        return np.split(order, np.arange(1, parts))
     middles = np.cumsum(samples[order]) - samples[order] / 2
     number = np.arange(1, parts)
     cuts = np.searchsorted(middles, samples[order].sum() * number / parts)
@@ -114,9 +112,12 @@ class Batches(Dataset):
         step, forward = self.start + item // self.passes, item % self.passes
         whole = self.rows(step)
         hands = deal(whole, self.clips.samples, self.passes * self.processes)
-        rows = hands[forward * self.processes + self.process]
+        own = hands[forward * self.processes + self.process]
+        # processes must agree on what there is to reduce: one without a clip hears another's shortest, for nothing
+        rows = own if len(own) else whole[[self.clips.samples[whole].argmin()]]
         audio_BN, lengths_B = pad([self.clips.audio(row) for row in rows])
-        return Batch(rows, [self.clips.ids[row] for row in rows], audio_BN, lengths_B, self.counts(whole))
+        ids = [self.clips.ids[row] for row in rows]
+        return Batch(rows, ids, audio_BN, lengths_B, self.counts(whole), float(len(own) > 0))
 
     def rows(self, step: int) -> np.ndarray:
         """The clips of one optimizer step, whoever hears them."""

@@ -86,14 +86,20 @@ def in_file(place: Path, shape: tuple[int, ...]) -> Tensor:
 
 
 def in_memory(shape: tuple[int, ...]) -> Tensor:
-    """A float16 tensor; ValueError where the memory has no room for it, which the system would say by killing us."""
-    wanted, free = 2 * prod(shape), psutil.virtual_memory().available
-    if wanted > free:
+    """A float16 tensor; ValueError where the memory has no room for it."""
+    demand_memory(2 * prod(shape))
+    return torch.empty(shape, dtype=torch.float16)
+
+
+def demand_memory(wanted: int, processes: int = 1) -> None:
+    """ValueError where there is no room for so many bytes in each process, which the system would say by killing us."""
+    free = psutil.virtual_memory().available
+    if wanted * processes > free:
+        each = f" in each of {processes} processes" if processes > 1 else ""
         raise ValueError(
-            f"the features need {wanted / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free; for targets take "
+            f"the features need {wanted / 1e9:.1f} GB of memory{each}, {free / 1e9:.1f} GB are free; for targets take "
             "distill.targets=online, cached or codes, for evaluation evaluate.cache=disk or fewer evaluate.train_clips"
         )
-    return torch.empty(shape, dtype=torch.float16)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Targets on disk: a frozen encoder hears every clip once, and what it said is found again by what made it."""
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -56,17 +57,22 @@ def open_store(
 
 
 def write_missing(accelerator: Accelerator, store: Store, scribe: "Scribe") -> None:
-    """Each process its share of the shards that are not there. Raises ValueError where the disk is too small."""
+    """Each process its share of the shards that are not there, but for those that another run was faster with.
+
+    Raises ValueError where the disk is too small.
+    """
     missing: list[int] = broadcast_object_list([store.missing()])[0]  # another run may be writing them too
     if missing:
         demand_room(store.folder, store.bytes(missing), scribe.packing)
     accelerator.wait_for_everyone()
     mine = missing[accelerator.process_index :: accelerator.num_processes]
+    mine = np.random.default_rng(os.getpid()).permutation(mine).tolist()  # runs side by side begin with different ones
     quiet = not mine or not accelerator.is_main_process
     with in_step(accelerator.device, scribe.encoder):
         announce(accelerator, store, missing, scribe)
         for shard in tqdm(mine, "targets", unit="shard", mininterval=15, disable=quiet):
-            scribe.write(store, shard)
+            if not store.written(shard):
+                scribe.write(store, shard)
     accelerator.wait_for_everyone()
 
 

@@ -3,6 +3,8 @@
 Codes as the target of distillation are MVQ-KD's (arXiv 2211.00508), which refines its codebooks jointly.
 """
 
+import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,11 +73,14 @@ class Codebooks(nn.Module):
         return 1 - error_L / (hidden_FLD - hidden_FLD.mean(0)).square().sum((0, 2))
 
     def save(self, path: Path) -> None:
-        """Whole or not at all."""
-        unfinished = path.with_suffix(".unfinished")
+        """Whole or not at all; what another run has put there meanwhile stays, for it may have coded with it."""
+        unfinished = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.unfinished")
         with writing(path):
             save_file({name: value.cpu().contiguous() for name, value in self.state_dict().items()}, unfinished)
-        unfinished.replace(path)
+        if path.exists():
+            unfinished.unlink()
+        else:
+            unfinished.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> "Codebooks":

@@ -65,7 +65,7 @@ class Store:
 
     def missing(self) -> list[int]:
         """Shards still to be written. Raises StoreError for one that has lost a part."""
-        return [shard for shard in range(len(self.layout.frames)) if not self._written(shard)]
+        return [shard for shard in range(len(self.layout.frames)) if not self.written(shard)]
 
     def bytes(self, shards: Iterable[int] | None = None) -> int:
         """What these shards take on the disk; all of them by default."""
@@ -85,13 +85,13 @@ class Store:
                 os.fsync(file.fileno())
             assert size == self.bytes([shard])  # the layout is made from the same lengths
             unfinished.replace(self._data(shard))
+            write_json(self._index(shard), {"bytes": size, "crc32": checksum})
         except OSError as error:
-            if self._written(shard):  # another run was faster, and tidied up
+            if self.written(shard):  # another run was faster, and tidied up
                 return
             raise OSError(f"cannot write {self._data(shard)}: {error.strerror}") from error
         finally:
             unfinished.unlink(missing_ok=True)
-        write_json(self._index(shard), {"bytes": size, "crc32": checksum})
 
     def tidy(self) -> None:
         """Remove what killed processes left, once every shard is whole."""
@@ -110,14 +110,15 @@ class Store:
     def _map(self, shard: int) -> np.ndarray:
         """A shard's frames (F, W), its checksum compared when it is first looked at."""
         if shard not in self._maps:
-            self._written(shard)
+            self.written(shard)
             frames = np.memmap(self._data(shard), np.uint8, "r", shape=(int(self.layout.frames[shard]), self.width))
             if zlib.crc32(frames.data) != read_json(self._index(shard))["crc32"]:
                 raise StoreError(f"{self._data(shard)} has changed since it was written; delete {self.folder}")
             self._maps[shard] = frames
         return self._maps[shard]
 
-    def _written(self, shard: int) -> bool:
+    def written(self, shard: int) -> bool:
+        """Whether a shard is there, whole. Raises StoreError where it has lost a part."""
         if not self._index(shard).exists():
             return False
         found = self._data(shard).stat().st_size if self._data(shard).exists() else 0
