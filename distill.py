@@ -32,7 +32,7 @@ from distill.loading import cost, load, text, usage
 from distill.protocol import DATA
 from distill.publish import demand_login, listing, upload
 from distill.recipe import Recipe
-from distill.run import Run, open_run
+from distill.run import Run, demand_students, open_run
 from distill.supervision.caching import size
 from distill.supervision.identity import module_digest
 from distill.tasks import demand_labels
@@ -54,13 +54,14 @@ def run(recipe: Recipe) -> None:
     """All stages that the recipe names and that are not finished yet."""
     accelerator = runtime.start(MACHINE)
     with accelerator.main_process_first():
-        place = open_run(recipe)
-        accelerator.print(
-            f"{recipe.recipe} at scale {recipe.scale} on {runtime.describe(accelerator)}; in {place.folder}"
-        )
+        place = open_run(recipe, accelerator.is_main_process)
+        what = f"{recipe.recipe} at scale {recipe.scale}, corpus {recipe.data.corpus}"
+        accelerator.print(f"{what}, on {runtime.describe(accelerator)}; in {place.folder}")
         waiting = [stage for stage in recipe.stages if not place.finished(stage)]
         if recipe.report.runs:  # a comparison of other runs, which needs nothing of this one
             waiting = [stage for stage in waiting if stage != "report"]
+        if "evaluate" in waiting:
+            demand_students(recipe.evaluate.students)
         corpora = load_corpora(recipe, heard(recipe, waiting), accelerator.print) if waiting else {}
     if "distill" in waiting:
         demand_whole_heads(accelerator, recipe.distill)
@@ -256,7 +257,8 @@ def main(argv: list[str]) -> None:
     try:
         recipe = load([word for word in argv if word not in ("--show", "--plan")], FAMILIES)
         if "--show" in argv or "--plan" in argv:
-            print(plan(recipe) if "--plan" in argv else text(recipe).rstrip())
+            if os.environ.get("RANK", "0") == "0":
+                print(plan(recipe) if "--plan" in argv else text(recipe).rstrip())
             return
         run(recipe)
     except (ValueError, OSError) as error:

@@ -263,6 +263,9 @@ def complete(recipe: Recipe, families: Mapping[str, Family], given: Sequence[str
         for key in given:
             if key.startswith(f"teacher.{section}."):
                 listed(f"teacher.{section}", key.removeprefix(f"teacher.{section}."), names)
+        for name in vars(recipe.teacher)[section]:  # of a file too, which may speak of families that are left out
+            if name not in (*names, *families):
+                listed(f"teacher.{section}", name, names)
     demand_taught(recipe.distill, names)
     for row in recipe.evaluate.rows:
         listed("evaluate.rows", row, [*ROWS, *names])

@@ -4,6 +4,7 @@ Models are built and run on fake tensors (torch.FakeTensorMode), which have shap
 the very operations that a run performs, and costs a second.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,15 +88,16 @@ class Load:
 
     @classmethod
     def of(cls, recipe: Recipe, machine: Path) -> "Load":
-        """Of distillation with a recipe, as an accelerate config file would launch it."""
+        """Of distillation with a recipe, as it was launched, or else as an accelerate config file would launch it."""
         config, settings = yaml.safe_load(machine.read_text()), recipe.distill
+        zero = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", config["deepspeed_config"]["zero_stage"]))
         spoken = recipe.data.corpus == "embedded" and not settings.stream.name
-        processes, seconds = config["num_processes"], TYPICAL[spoken]
+        processes, seconds = int(os.environ.get("WORLD_SIZE", config["num_processes"])), TYPICAL[spoken]
         passes = accumulation(settings.batch_seconds, settings.forward_seconds, processes)
         clips = max(round(settings.batch_seconds / passes / processes / seconds), 1)
         pairs = len(settings.sources(recipe.teacher.upstreams)) * settings.layers + (settings.interface_weight > 0)
         shares = processes if recipe.teacher.shard else 1
-        return cls(clips, seconds, pairs, config["deepspeed_config"]["zero_stage"], processes, shares)
+        return cls(clips, seconds, pairs, zero, processes, shares)
 
 
 def trained(weights: int, zero: int, processes: int) -> float:

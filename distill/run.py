@@ -2,6 +2,7 @@
 
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -96,13 +97,23 @@ class Run:
                 )
 
 
+def demand_students(folders: Sequence[str]) -> None:
+    """RecipeError for a folder of another run that has no student in it."""
+    for folder in folders:
+        if not (Path(folder) / "student" / "config.json").exists():
+            raise RecipeError(
+                f"evaluate.students: {folder} has no student ({folder}/student/config.json is missing); "
+                "name the folders of runs that have distilled one, or leave it out"
+            )
+
+
 def newer(path: Path, source: Path) -> bool:
     """Whether a file is there and was made after the one that it was made from."""
     return path.exists() and source.exists() and path.stat().st_mtime_ns >= source.stat().st_mtime_ns
 
 
-def open_run(recipe: Recipe) -> Run:
-    """The run's folder, new or found again; call it in the main process alone.
+def open_run(recipe: Recipe, begins: bool = True) -> Run:
+    """The run's folder, new or found again; begins: whether it is for this process to write in it, the main one's.
 
     Raises RecipeError when the folder holds a run of another recipe, OSError as the disk does.
     """
@@ -114,11 +125,11 @@ def open_run(recipe: Recipe) -> Run:
             f"give this one a name of its own (name=...), or go on with that one: recipe={run.folder / 'recipe.yaml'}"
         )
     there = _names(run.folder)
-    if there <= BEGUN or not there >= BEGUN:
+    if begins and (there <= BEGUN or not there >= BEGUN):
         _begin(run)
         return run
     for stage in ("fit", "distill"):
-        if run.finished(stage):  # and perhaps killed while it tidied up
+        if begins and run.finished(stage):  # and perhaps killed while it tidied up
             Checkpoints(run.folder / "checkpoints" / stage).remove()
     return run
 

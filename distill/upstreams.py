@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from distill.encoders.family import Family
 from distill.limits import RecipeError, listed, nearest
@@ -68,7 +69,7 @@ def checkpoint(recipe: Recipe, name: str, families: Mapping[str, Family]) -> str
             f"choose scale={' or '.join(size for size in sizes if size in ('base', 'large'))}, "
             f"or give teacher.checkpoints.{name}=<name or folder>"
         )
-    return sizes.get(said, said)
+    return sizes.get(said, str(Path(said).expanduser()) if said.startswith("~") else said)
 
 
 def demand_different(teacher: Teacher) -> None:

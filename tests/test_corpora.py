@@ -13,6 +13,7 @@ from sounds import load, metadata, settings, sound, talkers
 
 from distill.data.columns import of_files
 from distill.data.corpora import load_splits
+from distill.data.folder import read_folder
 from distill.data.settings import Data, Folder
 from distill.data.splits import SPLITS
 from distill.recipe import RecipeError
@@ -91,6 +92,14 @@ def test_a_folder_that_is_no_corpus_says_what_is_wanted(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             load_splits(Data(corpus="folder", folder=Folder(str(folder))))
+
+
+def test_metadata_may_have_empty_lines_and_names_no_file_elsewhere(tmp_path):
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.wav"}\n\n{"file_name": "b.wav"}\n\n')
+    assert [row["id"] for row in read_folder(tmp_path)] == ["a.wav", "b.wav"]
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "/elsewhere/a.wav"}\n')
+    with pytest.raises(ValueError, match=r"metadata.jsonl: /elsewhere/a.wav is not in .*; file_name is relative"):
+        read_folder(tmp_path)
 
 
 def test_a_task_the_corpus_cannot_serve_is_refused_with_the_column(tmp_path):

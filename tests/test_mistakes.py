@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from miniature import ROOT, Miniature, files
+
+from distill.limits import RecipeError
 
 
 @pytest.fixture
@@ -87,6 +90,27 @@ def test_a_run_folder_that_cannot_be_made_is_named(miniature: Miniature, fails, 
     (tmp_path / "run" if place == "run" else tmp_path / "runs").write_text("a file")
     said = fails(miniature.words(runs))
     assert f"cannot write the run folder {runs / 'run'}" in said and "runs=<folder>" in said
+
+
+def test_only_the_main_process_writes_in_a_run_folder_and_all_refuse_another_recipe(tmp_path):
+    """Several that began it together took each other's files for a full disk."""
+    from distill.recipe import Recipe
+    from distill.run import open_run
+
+    recipe = Recipe("wavlm", name="run", runs=str(tmp_path))
+    open_run(recipe, begins=False)
+    assert not (tmp_path / "run").exists()
+    open_run(recipe)
+    (tmp_path / "run/teacher").mkdir()
+    for begins in (True, False):
+        with pytest.raises(RecipeError, match="differ in seed"):
+            open_run(replace(recipe, seed=1), begins)
+
+
+def test_another_run_that_has_no_student_is_refused_before_anything_is_trained(miniature: Miniature, fails, tmp_path):
+    said = fails(miniature.words(tmp_path, f"evaluate.students=[{tmp_path}/nope]"))
+    assert f"evaluate.students: {tmp_path}/nope has no student" in said
+    assert not (tmp_path / "run/teacher").exists()
 
 
 def test_a_read_only_run_folder_is_named(monkeypatch, tmp_path):

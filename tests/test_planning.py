@@ -290,3 +290,12 @@ def test_more_audio_in_a_pass_takes_more_memory():
             return planning.learning(one, load_, 160, planning.LOSSES["l1_cosine"], half=False)
 
     assert learned(80.0) == pytest.approx(2 * learned(40.0), rel=0.05)
+
+
+def test_what_was_launched_is_planned_for(monkeypatch):
+    """As by `accelerate launch --num_processes 8`: the file alone says 1."""
+    recipe = load(["recipe=wavlm+whisper", "scale=base", "teacher.shard=true"], FAMILIES)
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    found = Load.of(recipe, MACHINE)
+    assert (found.processes, found.shares, found.zero) == (8, 8, 3)

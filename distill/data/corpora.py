@@ -148,7 +148,7 @@ def unusable(manifest: Manifest, data: Data, say: Say) -> list[str]:
 def divide(corpus: Corpus, reasons: Sequence[str], data: Data, say: Say) -> dict[str, Clips]:
     """The usable clips of a corpus as three splits, the test split with the trial list."""
     splits, speakers = corpus.labels["split"], corpus.labels.get("speaker")
-    trials = trial_list(Path(data.trials), corpus, reasons) if data.trials else None
+    trials = trial_list(Path(data.trials).expanduser(), corpus, reasons) if data.trials else None
     if trials and "test" not in splits:
         splits = set_apart(splits, corpus.labels["id"], corpus.column("speaker"), trials.ids(), say)
     shares = {"validation": data.validation_share, "test": data.test_share}

@@ -35,6 +35,10 @@ def _row(folder: Path, metadata: Path, row: Row) -> Row:
     if not row.get("file_name"):
         raise ValueError(f"{metadata}: a line has no file_name: {row}")
     audio = metadata.parent / row["file_name"]
+    if not audio.is_relative_to(folder):
+        raise ValueError(
+            f"{metadata}: {row['file_name']} is not in {folder}; file_name is relative to its metadata's folder"
+        )
     name = audio.relative_to(folder).as_posix()
     known = {"id": name, "split": _split(name)} | row
     return known | {"audio": str(audio.resolve())}
@@ -52,7 +56,8 @@ def _lines(metadata: Path) -> Iterator[Row]:
             rows = pq.read_table(metadata).to_pylist()
         else:
             with metadata.open(encoding="utf-8-sig", newline="") as file:
-                rows = list(csv.DictReader(file)) if metadata.suffix == ".csv" else [json.loads(line) for line in file]
+                lines = (line for line in file if line.strip())
+                rows = list(csv.DictReader(file)) if metadata.suffix == ".csv" else [json.loads(one) for one in lines]
     except (OSError, ValueError) as error:
         raise ValueError(f"{metadata} cannot be read: {error}") from error
     for row in rows:

@@ -52,13 +52,24 @@ class Data:
 
     def __post_init__(self):
         check("data.", self)
-        for key in ("split_list", "lexicon"):
-            if vars(self)[key] and self.corpus == "embedded":
-                raise RecipeError(f"data.{key}={vars(self)[key]} is for corpora from elsewhere, not the embedded one")
+        if self.corpus == "embedded":
+            self.demand_embedded()
         for key in self.columns:
             listed("data.columns", key, COLUMNS)
         for key in self.splits:
             listed("data.splits", key, SPLITS)
+
+    def demand_embedded(self) -> None:
+        """RecipeError for what says something of another corpus, which would be trained on without being heard."""
+        given = {"folder.path": self.folder.path, "hub.name": self.hub.name} | {
+            key: vars(self)[key] for key in ("columns", "splits", "trials", "split_list", "lexicon")
+        }
+        for key, value in given.items():
+            if value:
+                raise RecipeError(
+                    f"data.{key}={value} is for corpora from elsewhere, not the embedded one; say which, "
+                    f"data.corpus={'hub' if key == 'hub.name' else 'folder'} or another of {', '.join(CORPORA[1:])}"
+                )
 
     def decoders(self, processes: int) -> int:
         """Processes that decode ahead for each of these, which share the machine's cores."""
