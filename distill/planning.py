@@ -90,9 +90,9 @@ class Load:
     def of(cls, recipe: Recipe, machine: Path) -> "Load":
         """Of distillation with a recipe, as it was launched, or else as an accelerate config file would launch it."""
         config, settings = yaml.safe_load(machine.read_text()), recipe.distill
-        zero = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", config["deepspeed_config"]["zero_stage"]))
+        zero = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") or config["deepspeed_config"]["zero_stage"])
         spoken = recipe.data.corpus == "embedded" and not settings.stream.name
-        processes, seconds = int(os.environ.get("WORLD_SIZE", config["num_processes"])), TYPICAL[spoken]
+        processes, seconds = int(os.environ.get("WORLD_SIZE") or config["num_processes"]), TYPICAL[spoken]
         passes = accumulation(settings.batch_seconds, settings.forward_seconds, processes)
         clips = max(round(settings.batch_seconds / passes / processes / seconds), 1)
         pairs = len(settings.sources(recipe.teacher.upstreams)) * settings.layers + (settings.interface_weight > 0)
