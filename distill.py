@@ -44,7 +44,7 @@ from students.downstream import save_downstream
 from students.export import export, open_student
 from students.hub import hub_folders, measured
 from teachers import FAMILIES, build_teacher
-from teachers.licences import licence, strictest
+from teachers.licences import binding, licence
 from teachers.rehearsal import listener
 
 MACHINE = Path(__file__).with_name("accelerate_config.yaml")
@@ -188,7 +188,7 @@ def alone(work: Callable[[], None]) -> None:
 def facts(student: Waveform, recipe: Recipe, train: Clips) -> Facts:
     """What a card says of a student besides its scores."""
     licences = {family: licence(name) for family, name in recipe.teacher.checkpoints.items()}
-    return facts_of(student, recipe, train.values("language"), licences, strictest(licences.values()))
+    return facts_of(student, recipe, train.values("language"), licences, binding(licences.values()))
 
 
 def new_student(recipe: Recipe, teacher: FusedTeacher, train: Clips) -> Waveform:
