@@ -42,7 +42,7 @@ from students.card import Facts, facts_of, student_card
 from students.deployment import FILES, OnnxEncoder, export_onnx
 from students.downstream import save_downstream
 from students.export import export, open_student
-from students.hub import hub_folders, measured
+from students.hub import demand_publishable, hub_folders, measured
 from teachers import FAMILIES, build_teacher
 from teachers.licences import binding, licence
 from teachers.rehearsal import listener
@@ -52,6 +52,7 @@ MACHINE = Path(__file__).with_name("accelerate_config.yaml")
 
 def run(recipe: Recipe) -> None:
     """All stages that the recipe names and that are not finished yet."""
+    demand_publishable(recipe)
     accelerator = runtime.start(MACHINE)
     with accelerator.main_process_first():
         place = open_run(recipe)

@@ -140,6 +140,13 @@ def test_card_and_evaluation_cannot_part(facts, result):
     assert "77.7" in finetuned_card(facts, "me/student-asr", changed, "asr", "me/student")
 
 
+def test_a_card_needs_no_row_but_the_student(facts, result):
+    del result["rows"]["student"]["retention"]
+    alone = result | {"rows": {"student": result["rows"]["student"]}}
+    card = student_card(facts, "me/student", alone)
+    assert "| student |" in card and "| teacher |" not in card and complaints(card) == []
+
+
 def test_folders_are_no_base_models(facts, tmp_path):
     shipped = Teacher(upstreams=["wavlm"], checkpoints={"wavlm": "teachers/mini/wavlm"})
     (tmp_path / "own").mkdir()
