@@ -206,7 +206,7 @@ def test_licences_are_known_or_said_to_be_unknown(tmp_path, monkeypatch):
 def test_what_binds_is_what_no_other_licence_covers():
     assert binding(["apache-2.0", "cc-by-sa-3.0", "mit"]) == ["cc-by-sa-3.0"]
     assert binding(["apache-2.0", "mit", "apache-2.0"]) == ["apache-2.0"]
-    assert binding(["cc-by-nc-4.0", "cc-by-sa-3.0"]) == ["cc-by-nc-4.0", "cc-by-sa-3.0"], "one shares alike, one sells not"
+    assert binding(["cc-by-nc-4.0", "cc-by-sa-3.0"]) == ["cc-by-nc-4.0", "cc-by-sa-3.0"], "neither covers"
     assert binding(["cc-by-nc-sa-4.0", "cc-by-nc-4.0"]) == ["cc-by-nc-sa-4.0"]
     assert binding(["cc-by-nc-sa-4.0", "cc-by-sa-3.0"]) == ["cc-by-nc-sa-4.0", "cc-by-sa-3.0"]
     assert binding(["unknown", "cc-by-nc-4.0", "mit"]) == ["cc-by-nc-4.0", "unknown"]
