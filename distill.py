@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from distill import planning, runtime, stages
 from distill.data.clips import Clips
 from distill.data.corpora import load_corpora, speaking_of
+from distill.data.splits import SPLITS
 from distill.data.stream import open_stream
 from distill.distillation import demand_whole_heads
 from distill.encoders.frozen import Frozen
@@ -27,7 +28,7 @@ from distill.encoders.waveform import Waveform
 from distill.evaluation import Splits, table
 from distill.features import Encoder, demand_frames, parameters
 from distill.files import read_json, write_json
-from distill.finetune import STOCK
+from distill.finetune import stock_tasks
 from distill.loading import cost, load, text, usage
 from distill.protocol import DATA
 from distill.publish import demand_login, listing, upload
@@ -42,9 +43,9 @@ from students.card import Facts, facts_of, student_card
 from students.deployment import FILES, OnnxEncoder, export_onnx
 from students.downstream import save_downstream
 from students.export import export, open_student
-from students.hub import hub_folders, measured
+from students.hub import demand_publishable, hub_folders, measured
 from teachers import FAMILIES, build_teacher
-from teachers.licences import licence, strictest
+from teachers.licences import binding, licence
 from teachers.rehearsal import listener
 
 MACHINE = Path(__file__).with_name("accelerate_config.yaml")
@@ -52,6 +53,7 @@ MACHINE = Path(__file__).with_name("accelerate_config.yaml")
 
 def run(recipe: Recipe) -> None:
     """All stages that the recipe names and that are not finished yet."""
+    demand_publishable(recipe)
     accelerator = runtime.start(MACHINE)
     with accelerator.main_process_first():
         place = open_run(recipe, accelerator.is_main_process)
@@ -74,19 +76,27 @@ def run(recipe: Recipe) -> None:
 def heard(recipe: Recipe, waiting: Collection[str]) -> list[str]:
     """The tasks whose corpora these stages hear."""
     measured = recipe.evaluate.tasks if {"evaluate", "report", "publish"} & set(waiting) else []
-    return [*measured, *(recipe.finetune.tasks if "publish" in waiting else [])]
+    return [*measured, *(learned(recipe) if "publish" in waiting else [])]
+
+
+def learned(recipe: Recipe) -> list[str]:
+    """The tasks that the student is fine-tuned for."""
+    return stock_tasks(recipe.finetune.tasks, recipe.student.architecture)
 
 
 def demand_all_labels(recipe: Recipe, waiting: Collection[str], corpora: Mapping[str, Splits]) -> None:
     """ValueError for a task whose corpus cannot serve it, before anything is trained."""
     if "fit" in waiting:
-        demand_labels(recipe.fit.tasks, {"train": corpora[DATA]["train"]})
+        demand_labels(recipe.fit.tasks, {"train": corpora[DATA]["train"]}, key="fit.tasks")
     probed = recipe.evaluate.tasks if "evaluate" in waiting else []
-    learned = recipe.finetune.tasks if "publish" in waiting else []
-    for heads, wanted in ((recipe.evaluate.heads, probed), ("light", learned)):
+    tuned = learned(recipe) if "publish" in waiting else []
+    for key, heads, wanted, parts in (
+        ("evaluate.tasks", recipe.evaluate.heads, probed, SPLITS),
+        ("finetune.tasks", "light", tuned, ("train", "test")),
+    ):
         for name, tasks in recipe.evaluate.by_corpus(wanted).items():
             with speaking_of(name):
-                demand_labels(tasks, corpora[name], heads)
+                demand_labels(tasks, {split: corpora[name][split] for split in parts}, heads, key)
 
 
 def work(place: Run, waiting: list[str], corpora: Mapping[str, Splits], say: Callable[[str], None]) -> None:
@@ -149,7 +159,7 @@ def publish(place: Run, teacher: FusedTeacher, corpora: Mapping[str, Splits], sa
         stages.evaluate(place, rows(place, teacher), corpora, MACHINE)
     finetuned = {}
     for task in place.recipe.finetune.tasks:
-        if student.model.config.model_type in STOCK[task]:
+        if task in learned(place.recipe):
             own = corpora[place.recipe.evaluate.corpus(task)]
             finetuned[task] = stages.finetune_student(place, student, task, own, MACHINE, save_downstream)
         else:
@@ -189,7 +199,7 @@ def alone(work: Callable[[], None]) -> None:
 def facts(student: Waveform, recipe: Recipe, train: Clips) -> Facts:
     """What a card says of a student besides its scores."""
     licences = {family: licence(name) for family, name in recipe.teacher.checkpoints.items()}
-    return facts_of(student, recipe, train.values("language"), licences, strictest(licences.values()))
+    return facts_of(student, recipe, train.values("language"), licences, binding(licences.values()))
 
 
 def new_student(recipe: Recipe, teacher: FusedTeacher, train: Clips) -> Waveform:

@@ -1,5 +1,6 @@
 """Fine-tuning: a stock transformers model with its own head, started from the student, learns one task whole."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,11 @@ STOCK: dict[str, dict[str, type[PreTrainedModel]]] = {  # task -> architecture o
     "er": CLASSIFIERS,
     "lid": CLASSIFIERS,
 }
+
+
+def stock_tasks(tasks: Sequence[str], architecture: str) -> list[str]:
+    """Those tasks that transformers has a stock model of this architecture for."""
+    return [task for task in tasks if architecture in STOCK[task]]
 
 
 class Downstream(nn.Module):

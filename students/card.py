@@ -35,11 +35,11 @@ extractor, model = AutoFeatureExtractor.from_pretrained(name), AutoModelForAudio
 voice = model(**extractor(audio, sampling_rate=16000, return_tensors="pt")).embeddings  # compare by their cosine"""
 HUB_DATASETS = {name: corpus.hub.name for name, corpus in ON_THE_HUB.items()}
 CORPORA = {"embedded": "FuseDistill's embedded corpus (speech made by espeak-ng)"}
-WARNINGS = {  # licence -> what the card says of it where it is the strictest
-    "unknown": "The licence of one of them is unknown here: find it out before you use or pass on this model.",
-    "cc-by-nc-4.0": "CC BY-NC 4.0 is the strictest of them: no commercial use; name its authors.",
-    "cc-by-nc-sa-4.0": "CC BY-NC-SA 4.0 is the strictest of them: no commercial use; pass on under the same licence.",
-    "cc-by-sa-3.0": "CC BY-SA 3.0 is the strictest of them: name its authors; pass on under the same licence.",
+UNKNOWN = "The licence of one of them is unknown here: find it out before you use or pass on this model."
+TERMS = {  # licence -> what it asks for
+    "cc-by-nc-4.0": "CC BY-NC 4.0: no commercial use; name its authors",
+    "cc-by-nc-sa-4.0": "CC BY-NC-SA 4.0: no commercial use; name its authors; pass on under the same licence",
+    "cc-by-sa-3.0": "CC BY-SA 3.0: name its authors; pass on under the same licence",
 }
 
 
@@ -56,11 +56,11 @@ class Facts:
     group_norm: bool  # in the front end: padding matters to plain transformers
     languages: Sequence[str]  # of the training clips, ISO codes
     licences: Mapping[str, str]  # family of an upstream -> the licence of its checkpoint
-    licence: str  # the strictest of them
+    binding: Sequence[str]  # those licences that no other of them covers
 
 
 def facts_of(
-    student: Waveform, recipe: Recipe, languages: Sequence[str], licences: Mapping[str, str], licence: str
+    student: Waveform, recipe: Recipe, languages: Sequence[str], licences: Mapping[str, str], binding: Sequence[str]
 ) -> Facts:
     return Facts(
         recipe=recipe,
@@ -72,7 +72,7 @@ def facts_of(
         group_norm=student.model.config.feat_extract_norm == "group",
         languages=languages,
         licences=licences,
-        licence=licence,
+        binding=binding,
     )
 
 
@@ -128,7 +128,7 @@ def render(template: str, data: ModelCardData, facts: Facts, words: Mapping[str,
         "corpus": called(facts.recipe.data.corpus),
         "stream": facts.recipe.distill.stream.name,
         "upstreams": [{"family": name, "checkpoint": chosen[name], "licence": facts.licences[name]} for name in chosen],
-        "warning": WARNINGS.get(facts.licence, f"The strictest of them is {facts.licence}."),
+        "warning": warning(facts.binding),
     }
     return f"{ModelCard.from_template(data, template_path=str(CARDS / template), **(shared | dict(words)))}\n"
 
@@ -137,15 +137,15 @@ def metadata(
     facts: Facts, repo: str, pipeline: str, base_models: Sequence[str], results: Sequence[EvalResult]
 ) -> ModelCardData:
     """The head of a card as the Hub reads it; `model-index` is what was measured and nothing else."""
-    known = facts.licence != "unknown"
+    licence, name = licence_of(facts.binding)
     dataset, streamed = HUB_DATASETS.get(facts.recipe.data.corpus), facts.recipe.distill.stream.name
     streamed = "" if is_folder(streamed) else streamed
     return ModelCardData(
         model_name=repo.rpartition("/")[2],
         library_name="transformers",
         pipeline_tag=pipeline,
-        license=facts.licence if known else "other",
-        license_name=None if known else "unknown",
+        license=licence,
+        license_name=name,
         language=list(facts.languages) or None,
         datasets=[name for name in (dataset, streamed) if name] or None,
         base_model=list(base_models) or None,
@@ -155,6 +155,23 @@ def metadata(
         metrics=sorted({result.metric_type for result in results}) or None,
         eval_results=list(results) or None,
     )
+
+
+def licence_of(binding: Sequence[str]) -> tuple[str, str | None]:
+    """What the Hub is told: the one licence that binds, or `other` and what that is called."""
+    if "unknown" in binding:
+        return "other", "unknown"
+    return (binding[0], None) if len(binding) == 1 else ("other", "-and-".join(binding))
+
+
+def warning(binding: Sequence[str]) -> str:
+    """What the licences of the upstreams ask of whoever uses the model."""
+    known = [TERMS.get(name, name) for name in binding if name != "unknown"]
+    unknown = [UNKNOWN] if "unknown" in binding else []
+    if len(known) == 1 and not unknown:
+        return f"The strictest of them is {known[0]}."
+    several = ["None of these licences covers the others, and all of them bind:"] if len(known) > 1 else []
+    return " ".join([*unknown, *several, *(f"{terms}." for terms in known)])
 
 
 def base_models(facts: Facts) -> list[str]:

@@ -6,12 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from distill.files import read_json, write_text
+from distill.limits import RecipeError
+from distill.recipe import Recipe
 from distill.run import Run
 from students.card import Facts, finetuned_card, student_card
 from students.deployment import FILES
 
 STUDENT = "student"  # the repository of the bare name; a fine-tuned one is called after its task
 BESIDE = ("recipe.yaml", "environment.json", "evaluation.json")  # in every repository
+
+
+def demand_publishable(recipe: Recipe) -> None:
+    """RecipeError where this run could not be published when all the rest of it is done."""
+    if "publish" not in recipe.stages:
+        return
+    rows = recipe.evaluate.rows
+    if rows and "student" not in rows:
+        raise RecipeError(
+            f"evaluate.rows={rows} leaves out the student, whose scores its card tells; "
+            f"take evaluate.rows=[student,{','.join(rows)}], or leave publish out of the stages"
+        )
 
 
 def measured(run: Run, finetuned: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""Under which licences the upstreams are published, as their cards on the Hub say; and which of several binds most."""
+"""Under which licences the upstreams are published, as their cards on the Hub say; and which of several bind."""
 
 from collections.abc import Iterable
 from pathlib import Path
+
+from teachers.checkpoint import shipped
 
 UNKNOWN = "unknown"
 MINI = Path(__file__).parent / "mini"  # ours, Apache-2.0
@@ -30,16 +32,26 @@ LICENCES = {
     "openai/whisper-large-v3": "apache-2.0",
     "utter-project/mHuBERT-147": "cc-by-nc-sa-4.0",
 }
-STRICTER = ("mit", "apache-2.0", "cc-by-sa-3.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", UNKNOWN)  # each than those before
+COVERS = {  # licence -> those that ask for nothing which it does not ask for too
+    "mit": (),
+    "apache-2.0": ("mit",),
+    "cc-by-sa-3.0": ("mit", "apache-2.0"),
+    "cc-by-nc-4.0": ("mit", "apache-2.0"),
+    "cc-by-nc-sa-4.0": ("mit", "apache-2.0", "cc-by-nc-4.0"),  # not cc-by-sa-3.0, which wants itself kept
+    UNKNOWN: ("mit", "apache-2.0"),
+}
 
 
 def licence(checkpoint: str) -> str:
     """The licence of a published name or of a shipped folder; UNKNOWN for any other."""
-    if Path(checkpoint).is_dir():
-        return "apache-2.0" if Path(checkpoint).resolve().parent == MINI.resolve() else UNKNOWN
+    folder = Path(shipped(checkpoint))
+    if folder.is_dir():
+        return "apache-2.0" if folder.resolve().parent == MINI.resolve() else UNKNOWN
     return LICENCES.get(checkpoint, UNKNOWN)
 
 
-def strictest(licences: Iterable[str]) -> str:
-    """The one that binds most."""
-    return max(licences, key=STRICTER.index)
+def binding(licences: Iterable[str]) -> list[str]:
+    """Those that no other covers, sorted; several where none says all that is to be kept."""
+    given = set(licences)
+    covered = {weaker for one in given for weaker in COVERS[one]}
+    return sorted(given - covered)

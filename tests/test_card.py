@@ -12,7 +12,7 @@ from hub_server import complaints
 from distill.data.settings import Data
 from distill.recipe import Recipe, Teacher
 from students.card import Facts, finetuned_card, student_card
-from teachers.licences import LICENCES, STRICTER, licence, strictest
+from teachers.licences import COVERS, LICENCES, binding, licence
 
 BASE = {"wavlm": "microsoft/wavlm-base-plus", "whisper": "openai/whisper-small"}
 TASKS = {"asr": ("wer", True), "sv": ("eer", True), "er": ("accuracy", False), "lid": ("accuracy", False)}
@@ -31,7 +31,7 @@ def facts() -> Facts:
         group_norm=True,
         languages=["de", "en"],
         licences={"wavlm": "cc-by-sa-3.0", "whisper": "apache-2.0"},
-        licence="cc-by-sa-3.0",
+        binding=["cc-by-sa-3.0"],
     )
 
 
@@ -140,6 +140,13 @@ def test_card_and_evaluation_cannot_part(facts, result):
     assert "77.7" in finetuned_card(facts, "me/student-asr", changed, "asr", "me/student")
 
 
+def test_a_card_needs_no_row_but_the_student(facts, result):
+    del result["rows"]["student"]["retention"]
+    alone = result | {"rows": {"student": result["rows"]["student"]}}
+    card = student_card(facts, "me/student", alone)
+    assert "| student |" in card and "| teacher |" not in card and complaints(card) == []
+
+
 def test_folders_are_no_base_models(facts, tmp_path):
     shipped = Teacher(upstreams=["wavlm"], checkpoints={"wavlm": "teachers/mini/wavlm"})
     (tmp_path / "own").mkdir()
@@ -154,10 +161,19 @@ def test_folders_are_no_base_models(facts, tmp_path):
     [("unknown", "unknown here"), ("cc-by-nc-4.0", "no commercial use"), ("cc-by-sa-3.0", "same licence")],
 )
 def test_the_strictest_licence_is_warned_about(facts, name, words):
-    card = student_card(replace(facts, licence=name), "me/student")
+    card = student_card(replace(facts, binding=[name]), "me/student")
     assert words in card and complaints(card) == []
     known = {"license": name} if name != "unknown" else {"license": "other", "license_name": "unknown"}
     assert {key: value for key, value in head(card).items() if key.startswith("license")} == known
+
+
+def test_licences_of_which_none_covers_the_other_are_all_kept(facts):
+    card = student_card(replace(facts, binding=["cc-by-nc-4.0", "cc-by-sa-3.0"]), "me/student")
+    assert "all of them bind" in card and "no commercial use" in card and "pass on under the same licence" in card
+    assert head(card)["license"] == "other" and head(card)["license_name"] == "cc-by-nc-4.0-and-cc-by-sa-3.0"
+    assert complaints(card) == []
+    card = student_card(replace(facts, binding=["cc-by-nc-4.0", "unknown"]), "me/student")
+    assert "unknown here" in card and "no commercial use" in card and head(card)["license_name"] == "unknown"
 
 
 def test_each_upstream_is_listed_with_its_licence(facts):
@@ -177,16 +193,20 @@ def test_padding_is_warned_of_where_it_matters(facts):
     assert "one clip at a time" not in student_card(replace(facts, group_norm=False), "me/student")
 
 
-def test_licences_are_known_or_said_to_be_unknown(tmp_path):
+def test_licences_are_known_or_said_to_be_unknown(tmp_path, monkeypatch):
     assert licence("microsoft/wavlm-base-plus") == "cc-by-sa-3.0" and licence("openai/whisper-small") == "apache-2.0"
     assert licence("facebook/mms-300m") == licence("facebook/mms-1b") == "cc-by-nc-4.0"
     assert licence("someone/something") == "unknown" and licence(str(tmp_path)) == "unknown"
     assert licence(str(Path(__file__).parent.parent / "teachers" / "mini" / "wavlm")) == "apache-2.0"
-    assert set(LICENCES.values()) <= set(STRICTER)
+    assert set(LICENCES.values()) <= COVERS.keys()
+    monkeypatch.chdir(tmp_path)
+    assert licence("teachers/mini/wavlm") == "apache-2.0", "as it is opened, wherever the command runs"
 
 
-def test_the_strictest_is_the_one_that_binds_most():
-    assert strictest(["apache-2.0", "cc-by-sa-3.0", "mit"]) == "cc-by-sa-3.0"
-    assert strictest(["cc-by-nc-4.0", "cc-by-sa-3.0"]) == "cc-by-nc-4.0", "no commerce binds more than sharing alike"
-    assert strictest(["cc-by-nc-sa-4.0", "cc-by-nc-4.0"]) == "cc-by-nc-sa-4.0"
-    assert strictest(["unknown", "cc-by-nc-4.0"]) == "unknown"
+def test_what_binds_is_what_no_other_licence_covers():
+    assert binding(["apache-2.0", "cc-by-sa-3.0", "mit"]) == ["cc-by-sa-3.0"]
+    assert binding(["apache-2.0", "mit", "apache-2.0"]) == ["apache-2.0"]
+    assert binding(["cc-by-nc-4.0", "cc-by-sa-3.0"]) == ["cc-by-nc-4.0", "cc-by-sa-3.0"], "neither covers"
+    assert binding(["cc-by-nc-sa-4.0", "cc-by-nc-4.0"]) == ["cc-by-nc-sa-4.0"]
+    assert binding(["cc-by-nc-sa-4.0", "cc-by-sa-3.0"]) == ["cc-by-nc-sa-4.0", "cc-by-sa-3.0"]
+    assert binding(["unknown", "cc-by-nc-4.0", "mit"]) == ["cc-by-nc-4.0", "unknown"]

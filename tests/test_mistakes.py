@@ -46,6 +46,10 @@ WRONG = {
     ),
     "no key at all": (["fast"], ["'fast'", "key=value"]),
     "a student under a taken name": (["evaluate.students=[x/teacher]"], ["teacher is the name of another row"]),
+    "a card without the student": (
+        ["stages=[fit,distill,evaluate,publish]", "publish.dry_run=true", "evaluate.rows=[teacher]"],
+        ["evaluate.rows=['teacher'] leaves out the student", "take evaluate.rows=[student,teacher]"],
+    ),
     "a missing checkpoint": (["teacher.checkpoints.wavlm=./nowhere"], ["./nowhere", "no such folder", "scale=mini"]),
 }
 

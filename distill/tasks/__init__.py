@@ -27,7 +27,10 @@ SUPERB: dict[str, Task] = {  # arXiv 2105.01051; the last two: ML-SUPERB, arXiv 
 PROTOCOLS = {"light": TASKS | {"pr": SUPERB["pr"]}, "superb": SUPERB}  # phones are for those who have a lexicon
 
 
-def demand_labels(tasks: Sequence[str], splits: Mapping[str, Clips], heads: str = "light") -> None:
-    """ValueError that says what is missing when a corpus cannot serve one of these tasks."""
+def demand_labels(tasks: Sequence[str], splits: Mapping[str, Clips], heads: str = "light", key: str = "") -> None:
+    """ValueError that says what is missing when a corpus cannot serve one of these tasks; key: what names them."""
     for name in tasks:
-        PROTOCOLS[heads][name].demand(splits)
+        try:
+            PROTOCOLS[heads][name].demand(splits)
+        except ValueError as error:
+            raise ValueError(f"{key}={list(tasks)}: {error}" if key else str(error)) from error

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from distill.data.clips import Clips
 from distill.features import frame_mask
 from distill.metrics import compute
-from distill.tasks.task import Task, draw
+from distill.tasks.task import WITHOUT, Task, draw
 
 SCALE, MARGIN = 30.0, 0.4  # of AM-softmax
 HIDDEN, EMBEDDING = 256, 128
@@ -124,7 +124,7 @@ def demand_pairs(split: str, speakers: Sequence[str]) -> None:
         f"sv: the {split} split has {len(counts)} speakers, of none more than {most} clips; 2 speakers are needed"
         f"{', and 2 clips of one of them' if needed > 1 else ''}\n"
         f"share the speakers out otherwise, {shares} (where the corpus names no splits), "
-        "or do without sv: evaluate.tasks=[...] fit.tasks=[...] finetune.tasks=[...]"
+        f"or do without sv: {WITHOUT}"
     )
 
 

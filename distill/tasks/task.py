@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from distill.data.clips import Clips
 
+WITHOUT = "evaluate.tasks=[...] fit.tasks=[...] finetune.tasks=[...]"  # where a task can be left out
+
 
 class Task(ABC):
     """One downstream task. It is plain data; what it learns is in its head.
@@ -43,8 +45,8 @@ class Task(ABC):
                 raise ValueError(
                     f"{self.name} needs the column {column!r}; the corpus has {', '.join(there)}\n"
                     f"say which one it is, data.columns.{column}=<column>; score {self.name} on another corpus, "
-                    f"evaluate.corpora.{self.name}=<one of corpora>; or do without it: evaluate.tasks=[...] "
-                    "fit.tasks=[...] (which hear data alone)"
+                    f"evaluate.corpora.{self.name}=<one of corpora>; or do without it: {WITHOUT} "
+                    "(fit.tasks hear data alone)"
                 )
             if not any(text.strip() for text in clips.column(column)):
                 raise ValueError(f"{self.name}: no clip of the {split} split has a label in the column {column!r}")
