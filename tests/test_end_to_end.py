@@ -51,7 +51,7 @@ def test_the_command_makes_what_it_promises(launched):
     assert not [name for name in files(run) if "unfinished" in name or "partial" in name]
     assert any((run / "tensorboard").rglob("events.out.*"))
     first = said.splitlines()[0]
-    assert first.startswith("wavlm+whisper at scale mini on ") and "1 process, " in first
+    assert first.startswith("wavlm+whisper at scale mini, corpus embedded, on ") and "1 process, " in first
     assert "DeepSpeed ZeRO stage 2" in first and str(run) in first
     assert f'student: AutoModel.from_pretrained("{run / "student"}")' in said
     assert "Warning" not in said and "WARNING" not in said
