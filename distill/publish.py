@@ -134,7 +134,7 @@ def explain(what: str, error: Exception) -> str:
     if any(isinstance(one, OfflineModeIsEnabled) for one in chain):
         return "HF_HUB_OFFLINE=1 forbids to reach the Hub; unset it, or look first: publish.dry_run=true"
     answers = [one.response.status_code for one in chain if isinstance(one, HfHubHTTPError)]
-    reason = f"{type(chain[-1]).__name__}: {str(chain[-1]).strip().partition(chr(10))[0]}"
+    reason = f"{type(chain[-1]).__name__}: {first_lines(chain[-1], 1)}"
     if 401 in answers:
         return "the Hub does not know this token (401): run `hf auth login` again, or set another HF_TOKEN"
     if refused := {403, 404, 409}.intersection(answers):
@@ -143,11 +143,16 @@ def explain(what: str, error: Exception) -> str:
             "choose publish.repo=<your name>/<name>, or make a token that writes: https://hf.co/settings/tokens"
         )
     if any(400 <= answer < 500 for answer in answers):
-        return f"the Hub refused {what}: {reason}\nnothing was changed on this machine"
+        return f"the Hub refused {what}: {first_lines(error, 6) or reason}\nnothing was changed on this machine"
     return (
         f"sending {what} to {constants.ENDPOINT} broke off: {reason}\n"
         "nothing was changed on this machine; the same command goes on, and what has arrived is not sent again"
     )
+
+
+def first_lines(error: Exception | BaseException, most: int) -> str:
+    """What an error says, without empty lines."""
+    return "\n".join([line for line in str(error).splitlines() if line.strip()][:most])
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

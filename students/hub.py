@@ -26,6 +26,11 @@ def demand_publishable(recipe: Recipe) -> None:
             f"evaluate.rows={rows} leaves out the student, whose scores its card tells; "
             f"take evaluate.rows=[student,{','.join(rows)}], or leave publish out of the stages"
         )
+    if recipe.teacher.weights == "random" and not recipe.publish.dry_run:
+        raise RecipeError(
+            "teacher.weights=random is a rehearsal, whose student is of no use; look at what would be sent, "
+            "publish.dry_run=true, or publish one of teacher.weights=published"
+        )
 
 
 def measured(run: Run, finetuned: Mapping[str, Any]) -> dict[str, Any]:

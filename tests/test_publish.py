@@ -200,6 +200,15 @@ def test_a_token_in_what_the_client_says_is_not_passed_on(hub):
     assert WRITER not in str(told.value)
 
 
+def test_what_the_hub_has_against_a_card_is_told(hub, folder):
+    (folder / "README.md").write_text("---\nlicense: my-own\nlanguage: [English]\n---\n# A card\n")
+    wanted = (
+        r"the Hub refused me/student: Invalid metadata.*\n- license 'my-own'\n- language \['English'\]\nnothing was"
+    )
+    with pytest.raises(PublishError, match=wanted):
+        upload({REPO: folder}, SETTINGS, print)
+
+
 def test_the_list_names_every_file_and_its_size(folder):
     text = listing({REPO: folder})
     assert text.startswith(f"me/student: 5 files, 0.20 MB in {folder}")
