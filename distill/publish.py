@@ -10,6 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 
 from distill.limits import RecipeError
 from distill.loading import changed, read_saved
+from distill.places import unplaced
 from distill.recipe import Publish
 
 MARK = "recipe.yaml"  # every repository of ours holds it
@@ -102,7 +103,7 @@ def demand_same(repo: str, recipe: Path) -> None:
     with TemporaryDirectory() as place:
         theirs = Path(HfApi().hf_hub_download(repo, MARK, local_dir=place))
         try:
-            keys = changed(read_saved(theirs), read_saved(recipe))
+            keys = changed(*(unplaced(read_saved(path)) for path in (theirs, recipe)))
         except RecipeError:
             keys = ["their version"]
     different = [key for key in keys if not key.startswith(MEASURING)]
