@@ -31,7 +31,7 @@ from distill.files import read_json, write_json
 from distill.finetune import stock_tasks
 from distill.loading import cost, load, text, usage
 from distill.protocol import DATA
-from distill.publish import demand_login, listing, upload
+from distill.publish import MARK, demand_free, demand_login, listing, upload
 from distill.recipe import Recipe
 from distill.run import Run, demand_students, open_run
 from distill.supervision.caching import size
@@ -172,6 +172,7 @@ def prepare(place: Run) -> None:
     settings = place.recipe.publish
     if not settings.dry_run:
         demand_login()
+        demand_free(settings.repo, place.folder / MARK, private=settings.private)
     if settings.onnx and not place.onnx.exists():
         export_onnx(place.student, place.onnx)
 

@@ -1,5 +1,6 @@
 """Model cards: what a checkpoint is, how to use it, what was measured, whose layers it learned under which licence."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from distill.data.published import ON_THE_HUB
+from distill.data.settings import Data
 from distill.encoders.waveform import Waveform
 from distill.features import parameters
 from distill.recipe import Recipe
@@ -34,7 +36,11 @@ name = "{repo}"
 extractor, model = AutoFeatureExtractor.from_pretrained(name), AutoModelForAudioXVector.from_pretrained(name)
 voice = model(**extractor(audio, sampling_rate=16000, return_tensors="pt")).embeddings  # compare by their cosine"""
 HUB_DATASETS = {name: corpus.hub.name for name, corpus in ON_THE_HUB.items()}
-CORPORA = {"embedded": "FuseDistill's embedded corpus (speech made by espeak-ng)"}
+CORPORA = {
+    "embedded": "FuseDistill's embedded corpus (speech made by espeak-ng)",
+    "folder": "its maker's own recordings",
+}
+REHEARSAL = "A rehearsal, of no use: the upstreams had random weights, not those of the checkpoints named here."
 UNKNOWN = "The licence of one of them is unknown here: find it out before you use or pass on this model."
 TERMS = {  # licence -> what it asks for
     "cc-by-nc-4.0": "CC BY-NC 4.0: no commercial use; name its authors",
@@ -54,7 +60,7 @@ class Facts:
     width: int
     rate: float  # frames per second
     group_norm: bool  # in the front end: padding matters to plain transformers
-    languages: Sequence[str]  # of the training clips, ISO codes
+    languages: Sequence[str]  # of the training clips, as their corpus writes them
     licences: Mapping[str, str]  # family of an upstream -> the licence of its checkpoint
     binding: Sequence[str]  # those licences that no other of them covers
 
@@ -109,7 +115,7 @@ def finetuned_card(facts: Facts, repo: str, result: Mapping[str, Any], task: str
     cell = result["finetuned"][task]
     words = {
         "student": student,
-        "corpus": called(facts.recipe.corpus_of(task)),
+        "corpus": called(facts.recipe, task),
         "cell": cell,
         "millions": f"{cell['parameters'] / 1e6:.2f}",
         "title": TITLES[task],
@@ -125,7 +131,8 @@ def render(template: str, data: ModelCardData, facts: Facts, words: Mapping[str,
     chosen = facts.recipe.teacher.checkpoints
     shared = {
         "name": data.model_name,
-        "corpus": called(facts.recipe.data.corpus),
+        "corpus": called(facts.recipe),
+        "rehearsal": REHEARSAL if facts.recipe.teacher.weights == "random" else "",
         "stream": facts.recipe.distill.stream.name,
         "upstreams": [{"family": name, "checkpoint": chosen[name], "licence": facts.licences[name]} for name in chosen],
         "warning": warning(facts.binding),
@@ -138,16 +145,15 @@ def metadata(
 ) -> ModelCardData:
     """The head of a card as the Hub reads it; `model-index` is what was measured and nothing else."""
     licence, name = licence_of(facts.binding)
-    dataset, streamed = HUB_DATASETS.get(facts.recipe.data.corpus), facts.recipe.distill.stream.name
-    streamed = "" if is_folder(streamed) else streamed
+    heard = [dataset_of(facts.recipe.data), facts.recipe.distill.stream.name]
     return ModelCardData(
         model_name=repo.rpartition("/")[2],
         library_name="transformers",
         pipeline_tag=pipeline,
         license=licence,
         license_name=name,
-        language=list(facts.languages) or None,
-        datasets=[name for name in (dataset, streamed) if name] or None,
+        language=codes(facts.languages) or None,
+        datasets=[name for name in heard if name and not is_folder(name)] or None,
         base_model=list(base_models) or None,
         # the Hub knows adapter, finetune, merge and quantized: of these a distilled student is a finetune
         base_model_relation="finetune" if base_models else None,
@@ -174,8 +180,21 @@ def warning(binding: Sequence[str]) -> str:
     return " ".join([*unknown, *several, *(f"{terms}." for terms in known)])
 
 
+def codes(languages: Sequence[str]) -> list[str]:
+    """ISO 639 codes as the Hub takes them, without region or script; what is none, such as `English`, is left out."""
+    bare = {re.split("[-_]", language.lower())[0] for language in languages}
+    return sorted(code for code in bare if re.fullmatch("[a-z]{2,3}", code))
+
+
+def dataset_of(data: Data) -> str:
+    """The name on the Hub of what a corpus is read from, or a folder; empty for a corpus that the Hub does not have."""
+    return data.hub.name or HUB_DATASETS.get(data.corpus, "") if data.corpus in ("hub", *HUB_DATASETS) else ""
+
+
 def base_models(facts: Facts) -> list[str]:
-    """Those upstreams that have a name on the Hub; a folder has none."""
+    """Those upstreams that have a name on the Hub and were heard; a folder has none, a rehearsal hears none."""
+    if facts.recipe.teacher.weights == "random":
+        return []
     return [name for name in facts.recipe.teacher.checkpoints.values() if name.count("/") == 1 and not is_folder(name)]
 
 
@@ -185,12 +204,12 @@ def is_folder(name: str) -> bool:
 
 def outcome(facts: Facts, title: str, task: str, cell: Mapping[str, Any]) -> EvalResult:
     """One measured score as the Hub lists it."""
-    corpus = facts.recipe.corpus_of(task)
+    corpus, dataset = facts.recipe.corpus_of(task), dataset_of(data_of(facts.recipe, task))
     return EvalResult(
         task_type=PIPELINES[task],
         task_name=title,
-        dataset_type=HUB_DATASETS.get(corpus, corpus),
-        dataset_name=called(corpus),
+        dataset_type=corpus if is_folder(dataset) or not dataset else dataset,
+        dataset_name=called(facts.recipe, task),
         dataset_config=task,  # or the Hub would take tasks of one type for one
         dataset_split="test",
         metric_type=cell["metric"],
@@ -199,16 +218,25 @@ def outcome(facts: Facts, title: str, task: str, cell: Mapping[str, Any]) -> Eva
     )
 
 
-def called(corpus: str) -> str:
-    """A corpus in words."""
-    return CORPORA.get(corpus, corpus)
+def data_of(recipe: Recipe, task: str) -> Data:
+    """The corpus that a task is scored on."""
+    return recipe.corpora.get(recipe.evaluate.corpus(task), recipe.data)
+
+
+def called(recipe: Recipe, task: str = "") -> str:
+    """The corpus that a task is scored on, in words; no task: what fit and distill hear."""
+    data = data_of(recipe, task) if task else recipe.data
+    if data.corpus == "hub":
+        return CORPORA["folder"] if is_folder(data.hub.name) else data.hub.name
+    name = recipe.corpus_of(task) if task else data.corpus
+    return CORPORA.get(name, name)
 
 
 def measured_on(recipe: Recipe, tasks: Sequence[str]) -> str:
     """The corpora that these tasks are scored on, with the tasks of each where there are several."""
     corpora: dict[str, list[str]] = {}
     for task in tasks:
-        corpora.setdefault(called(recipe.corpus_of(task)), []).append(task.upper())
+        corpora.setdefault(called(recipe, task), []).append(task.upper())
     if len(corpora) == 1:
         return next(iter(corpora))
     return ", ".join(f"{corpus} ({', '.join(own)})" for corpus, own in corpora.items())

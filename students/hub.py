@@ -2,18 +2,20 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from distill.files import read_json, write_text
+from distill.files import read_json, write_json, write_text
 from distill.limits import RecipeError
+from distill.loading import read_saved, save
+from distill.places import unplaced
 from distill.recipe import Recipe
 from distill.run import Run
 from students.card import Facts, finetuned_card, student_card
 from students.deployment import FILES
 
 STUDENT = "student"  # the repository of the bare name; a fine-tuned one is called after its task
-BESIDE = ("recipe.yaml", "environment.json", "evaluation.json")  # in every repository
 
 
 def demand_publishable(recipe: Recipe) -> None:
@@ -25,6 +27,11 @@ def demand_publishable(recipe: Recipe) -> None:
         raise RecipeError(
             f"evaluate.rows={rows} leaves out the student, whose scores its card tells; "
             f"take evaluate.rows=[student,{','.join(rows)}], or leave publish out of the stages"
+        )
+    if recipe.teacher.weights == "random" and not recipe.publish.dry_run:
+        raise RecipeError(
+            "teacher.weights=random is a rehearsal, whose student is of no use; look at what would be sent, "
+            "publish.dry_run=true, or publish one of teacher.weights=published"
         )
 
 
@@ -57,21 +64,21 @@ def hub_folders(run: Run, facts: Facts, finetuned: Sequence[str]) -> dict[str, P
 
 def fill_all(run: Run, place: Path, facts: Facts, finetuned: Sequence[str]) -> dict[str, str]:
     """A folder for the student and for each fine-tuned model; repository -> name of its folder."""
-    result = read_json(run.evaluation)
+    result, known = read_json(run.evaluation), {}
+    recipe = unplaced(read_saved(run.folder / "recipe.yaml"), known)
+    environment = unplaced(read_json(run.folder / "environment.json"), known)
+    facts = replace(facts, recipe=unplaced(facts.recipe, known))
     repo = run.recipe.publish.repo or f"you/{run.recipe.name.replace('+', '-')}"
     names = {task: f"{repo}-{task}" for task in finetuned}
     onnx = run.recipe.publish.onnx
-    fill(run, place / STUDENT, run.student, student_card(facts, repo, result, names, onnx=onnx))
+    cards = {STUDENT: student_card(facts, repo, result, names, onnx=onnx)}
+    cards |= {task: finetuned_card(facts, name, result, task, repo) for task, name in names.items()}
+    for name, card in cards.items():
+        shutil.copytree(run.student if name == STUDENT else run.finetuned / name, place / name)
+        shutil.copyfile(run.evaluation, place / name / run.evaluation.name)
+        save(recipe, place / name / "recipe.yaml")
+        write_json(place / name / "environment.json", environment)
+        write_text(place / name / "README.md", card)
     if onnx:
         shutil.copytree(run.onnx, place / STUDENT / "onnx")
-    for task, name in names.items():
-        fill(run, place / task, run.finetuned / task, finetuned_card(facts, name, result, task, repo))
     return {repo: STUDENT} | {name: task for task, name in names.items()}
-
-
-def fill(run: Run, folder: Path, source: Path, card: str) -> None:
-    """A checkpoint, what it came from, and its card."""
-    shutil.copytree(source, folder)
-    for name in BESIDE:
-        shutil.copyfile(run.folder / name, folder / name)
-    write_text(folder / "README.md", card)

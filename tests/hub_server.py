@@ -202,6 +202,8 @@ class Handler(BaseHTTPRequestHandler):
                 found.files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 found.files[value["path"]] = self.hub.blobs[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del found.files[value["path"]]
         found.commits += 1
         self.say(200, {"commitUrl": f"{self.hub.address}/{repo}/commit/{found.sha}", "commitOid": found.sha})
 

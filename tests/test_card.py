@@ -9,9 +9,12 @@ import pytest
 import yaml
 from hub_server import complaints
 
-from distill.data.settings import Data
-from distill.recipe import Recipe, Teacher
+from distill.data.hub import Hub
+from distill.data.settings import Data, Folder
+from distill.limits import RecipeError
+from distill.recipe import Publish, Recipe, Teacher
 from students.card import Facts, finetuned_card, student_card
+from students.hub import demand_publishable
 from teachers.licences import COVERS, LICENCES, binding, licence
 
 BASE = {"wavlm": "microsoft/wavlm-base-plus", "whisper": "openai/whisper-small"}
@@ -102,6 +105,41 @@ def test_the_metadata_says_where_it_comes_from(facts, result):
         and tuned["base_model"] == ["me/student"]
         and tuned["pipeline_tag"] == "automatic-speech-recognition"
     )
+
+
+def test_languages_are_codes_that_the_hub_takes(facts):
+    card = student_card(
+        replace(facts, languages=["EN", "English", "zh-CN", "zh_TW", "nld", "sr-Latn", ""]), "me/student"
+    )
+    assert head(card)["language"] == ["en", "nld", "sr", "zh"] and complaints(card) == []
+    assert "language" not in head(student_card(replace(facts, languages=["English"]), "me/student"))
+
+
+@pytest.mark.parametrize(
+    ("data", "words", "datasets"),
+    [
+        (Data(corpus="hub", hub=Hub("me/my-dataset")), "Trained on me/my-dataset.", ["me/my-dataset"]),
+        (Data(corpus="hub", hub=Hub("/home/me/mine")), "Trained on its maker's own recordings.", None),
+        (Data(corpus="folder", folder=Folder("/home/me/mine")), "Trained on its maker's own recordings.", None),
+        (Data(corpus="librispeech"), "Trained on librispeech.", ["openslr/librispeech_asr"]),
+    ],
+)
+def test_what_it_was_trained_on_is_named(facts, result, data, words, datasets):
+    told = replace(facts, recipe=replace(facts.recipe, data=data))
+    card = student_card(told, "me/student", result)
+    assert words in card and head(card).get("datasets") == datasets and complaints(card) == []
+    assert "/home/me" not in card and "/home/me" not in finetuned_card(told, "me/x", result, "asr", "me/student")
+
+
+def test_a_rehearsal_claims_no_upstream_and_is_not_published(facts):
+    """A dry run shows what the folders would be; published upstreams taught nothing in it."""
+    recipe = replace(facts.recipe, teacher=replace(facts.recipe.teacher, weights="random"))
+    card = student_card(replace(facts, recipe=recipe), "me/student")
+    assert "A rehearsal" in card and "base_model" not in head(card)
+    assert "A rehearsal" not in student_card(facts, "me/student")
+    demand_publishable(replace(recipe, stages=["publish"], publish=Publish(dry_run=True)))
+    with pytest.raises(RecipeError, match=r"random is a rehearsal.*publish\.dry_run=true"):
+        demand_publishable(replace(recipe, stages=["publish"], publish=Publish(repo="me/student")))
 
 
 def test_the_model_index_is_what_was_measured_and_nothing_else(facts, result):

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import disable_progress_bars
 
 from distill import publish
-from distill.publish import PublishError, demand_login, explained, listing, upload
+from distill.publish import PublishError, demand_free, demand_login, explained, listing, upload
 from distill.recipe import Publish
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # between the client and its httpx
@@ -32,6 +32,8 @@ def hub(monkeypatch, tmp_path) -> Iterator[Hub]:
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between its retries
     with serving() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        places = constants.HUGGINGFACE_CO_URL_TEMPLATE.partition("/{repo_id}")
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.address + places[1] + places[2])
         yield hub
 
 
@@ -153,6 +155,29 @@ def test_a_name_that_holds_another_model_is_left_alone(hub, folder):
     assert hub.repositories[REPO].files == {"model.bin": b"theirs"}
 
 
+def test_no_file_of_an_earlier_publication_stays_beside_new_ones(hub, folder):
+    """As with publish.onnx=false after it was true; what was added by hand stays."""
+    upload({REPO: folder}, SETTINGS, print)
+    hub.repositories[REPO].files["notes/model.onnx"] = b"by hand"
+    (folder / "onnx" / "model.onnx").unlink()
+    upload({REPO: folder}, SETTINGS, print)
+    assert hub.repositories[REPO].files == bits(folder) | {".gitattributes": b"", "notes/model.onnx": b"by hand"}
+
+
+def test_another_student_is_not_overwritten_and_the_same_one_is(hub, folder):
+    upload({REPO: folder}, SETTINGS, print)
+    before = dict(hub.repositories[REPO].files)
+    recipe = folder / "recipe.yaml"
+    recipe.write_text("recipe: test\nname: x\npublish: {private: true}\nevaluate: {batch: 7}\n")
+    demand_free(REPO, recipe, private=False)
+    for other, said in (("recipe: test\nseed: 3\nfit: {steps: 7}\n", "fit.steps, seed"), ("new: 1\n", "their version")):
+        recipe.write_text(other)
+        with pytest.raises(PublishError, match=rf"holds another student; they differ in {said}\n.*publish.repo="):
+            upload({REPO: folder}, SETTINGS, print)
+    assert hub.repositories[REPO].files == before
+    demand_free("me/nothing", recipe, private=True)
+
+
 def test_what_shall_be_private_never_goes_to_a_public_repository(hub, folder):
     hub.repositories[REPO] = Repository(private=False)
     with pytest.raises(PublishError, match="public already"):
@@ -173,6 +198,15 @@ def test_a_token_in_what_the_client_says_is_not_passed_on(hub):
     with pytest.raises(PublishError, match="<token>") as told, explained(REPO):
         raise ValueError(f"Illegal header value b'Bearer {WRITER}'")
     assert WRITER not in str(told.value)
+
+
+def test_what_the_hub_has_against_a_card_is_told(hub, folder):
+    (folder / "README.md").write_text("---\nlicense: my-own\nlanguage: [English]\n---\n# A card\n")
+    wanted = (
+        r"the Hub refused me/student: Invalid metadata.*\n- license 'my-own'\n- language \['English'\]\nnothing was"
+    )
+    with pytest.raises(PublishError, match=wanted):
+        upload({REPO: folder}, SETTINGS, print)
 
 
 def test_the_list_names_every_file_and_its_size(folder):
