@@ -172,7 +172,7 @@ def prepare(place: Run) -> None:
     settings = place.recipe.publish
     if not settings.dry_run:
         demand_login()
-        demand_free(settings.repo, place.folder / MARK, private=settings.private)
+        demand_free(settings.repo, place.folder / MARK, settings)
     if settings.onnx and not place.onnx.exists():
         export_onnx(place.student, place.onnx)
 

@@ -65,7 +65,7 @@ def upload(folders: Mapping[str, Path], settings: Publish, say: Callable[[str], 
     for repo, folder in folders.items():
         with explained(repo):
             HfApi().create_repo(repo, private=settings.private or None, exist_ok=True)  # None: as by default
-            demand_free(repo, folder / MARK, private=settings.private)
+            demand_free(repo, folder / MARK, settings)
             words = "Publish with FuseDistill"
             HfApi().upload_folder(
                 repo_id=repo, folder_path=folder, commit_message=words, delete_patterns=list(AT_TIMES)
@@ -73,10 +73,10 @@ def upload(folders: Mapping[str, Path], settings: Publish, say: Callable[[str], 
         say(f"published: {constants.ENDPOINT}/{repo}")
 
 
-def demand_free(repo: str, recipe: Path, *, private: bool) -> None:
+def demand_free(repo: str, recipe: Path, settings: Publish) -> None:
     """PublishError where the repository holds something else than the student of this recipe, or is too open.
 
-    recipe: the file. One that is not there is free.
+    recipe: the file. A repository that is not there is free; settings.replace: and one of another student of ours.
     """
     with explained(repo):
         api = HfApi()
@@ -89,12 +89,12 @@ def demand_free(repo: str, recipe: Path, *, private: bool) -> None:
                 f"{repo} is taken: it holds {len(files)} files and no {MARK}, so it was not published by this command\n"
                 "choose another name: publish.repo=<user>/<name>"
             )
-        if private and not there.private:
+        if settings.private and not there.private:
             raise PublishError(
                 f"{repo} is public already and publish.private=true cannot hide it\n"
                 "make it private in its settings on the Hub, or choose another name"
             )
-        if files:
+        if files and not settings.replace:
             demand_same(repo, recipe)
 
 
@@ -110,7 +110,7 @@ def demand_same(repo: str, recipe: Path) -> None:
     if different:
         raise PublishError(
             f"{repo} holds another student; they differ in {', '.join(different)}\n"
-            "choose another name, publish.repo=<user>/<name>; to replace it, delete that repository on the Hub first"
+            "choose another name, publish.repo=<user>/<name>, or replace it, publish.replace=true; its history stays"
         )
 
 

@@ -237,6 +237,7 @@ class Finetune:
 class Publish:
     repo: str = ""  # <user>/<name> on the Hub; the fine-tuned models go to <user>/<name>-<task>
     private: bool = False
+    replace: bool = False  # a student that the repository holds already; its history stays on the Hub
     dry_run: bool = False  # write the folders and list them, send nothing
     onnx: bool = True  # export the student to ONNX too, in float32 and int8
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -169,13 +170,15 @@ def test_another_student_is_not_overwritten_and_the_same_one_is(hub, folder):
     before = dict(hub.repositories[REPO].files)
     recipe = folder / "recipe.yaml"
     recipe.write_text("recipe: test\nname: x\npublish: {private: true}\nevaluate: {batch: 7}\n")
-    demand_free(REPO, recipe, private=False)
+    demand_free(REPO, recipe, Publish())
     for other, said in (("recipe: test\nseed: 3\nfit: {steps: 7}\n", "fit.steps, seed"), ("new: 1\n", "their version")):
         recipe.write_text(other)
         with pytest.raises(PublishError, match=rf"holds another student; they differ in {said}\n.*publish.repo="):
             upload({REPO: folder}, SETTINGS, print)
     assert hub.repositories[REPO].files == before
-    demand_free("me/nothing", recipe, private=True)
+    demand_free("me/nothing", recipe, Publish(private=True))
+    upload({REPO: folder}, replace(SETTINGS, replace=True), print)
+    assert hub.repositories[REPO].files["recipe.yaml"] == b"new: 1\n"
 
 
 def test_what_shall_be_private_never_goes_to_a_public_repository(hub, folder):
