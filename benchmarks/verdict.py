@@ -134,12 +134,12 @@ def verdict(done: Mapping[str, Sequence[Path]], against: str, metrics: Mapping[s
         runs = [folder.name for folder in done[cell]]
         told[cell] = {"runs": runs, "tasks": values, "average": whole, "retention": kept}
     heads = {task: heading(task, cell) for task, cell in tasks.items()}
-    known = {"deviation": sqrt(seed.value), "freedom": seed.freedom}
+    spread = {"deviation": sqrt(seed.value), "freedom": seed.freedom}
     return {
         "against": against,
         "headings": heads,
         "resamples": RESAMPLES,
-        "seed": known,
+        "seed": spread,
         "cells": told,
         "rows": rows,
     }

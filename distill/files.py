@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and the digest of what files hold."""
 
 import hashlib
 import json

@@ -292,8 +292,7 @@ def test_more_audio_in_a_pass_takes_more_memory():
     assert learned(80.0) == pytest.approx(2 * learned(40.0), rel=0.05)
 
 
-def test_what_was_launched_is_planned_for(monkeypatch):
-    """As by `accelerate launch --num_processes 8`: the file alone says 1."""
+def test_the_plan_is_of_the_launch_where_the_file_says_one_process(monkeypatch):
     recipe = load(["recipe=wavlm+whisper", "scale=base", "teacher.shard=true"], FAMILIES)
     monkeypatch.setenv("WORLD_SIZE", "8")
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
