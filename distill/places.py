@@ -1,4 +1,4 @@
-"""Without this machine's folders: what of a recipe and a command line may go out of the house."""
+"""Recipes, command lines and environments as they may be published: absolute paths cut to their last part."""
 
 import re
 from collections.abc import Mapping
