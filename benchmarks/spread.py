@@ -10,7 +10,7 @@ Shape letters: S seeds of distillation, R resamples of the test clips.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import inf, isinf, sqrt
 
 import numpy as np
 import scipy.stats
@@ -29,6 +29,8 @@ class Variance:
         """Of a sum of independent parts (Satterthwaite); a part of which nothing is known is left out."""
         known = [part for part in (self, other) if part.freedom]
         whole = sum(part.value for part in known)
+        if isinf(whole):
+            return Variance(inf, 1.0)
         if not whole:
             return Variance(0.0, max((part.freedom for part in known), default=0.0))
         return Variance(whole, whole**2 / sum(part.value**2 / part.freedom for part in known))
@@ -36,20 +38,27 @@ class Variance:
     def scaled(self, by: float) -> "Variance":
         return Variance(by * self.value, self.freedom)
 
-    def interval(self, value: float) -> list[float]:
-        """The 95 % interval of a value with this variance."""
+    def interval(self, value: float) -> list[float] | None:
+        """The 95 % interval of a value with this variance; None where it may be any."""
+        if isinf(self.value):
+            return None
         half = float(scipy.stats.t.ppf((1 + COVERAGE) / 2, self.freedom)) * sqrt(self.value) if self.value else 0.0
         return [value - half, value + half]
 
-    def p_value(self, value: float) -> float:
-        """Of a value so far from 0, were it 0; two-sided."""
+    def p_value(self, value: float) -> float | None:
+        """Of a value so far from 0, were it 0; two-sided. None where the variance may be any."""
+        if isinf(self.value):
+            return None
         if not self.value:
             return float(value == 0)
         return float(2 * scipy.stats.t.sf(abs(value) / sqrt(self.value), self.freedom))
 
 
 def of_clips(scores_R: np.ndarray, units: int) -> Variance:
-    """Of a score, or of the difference of two on the same resamples; units: how many clips (or speakers) were drawn."""
+    """Of a score, or of the difference of two on the same resamples; units: how many clips (or speakers) were drawn.
+
+    Of a single clip it may be any: infinite.
+    """
     scores_R = scores_R[np.isfinite(scores_R)]
     if units < 2 or len(scores_R) < 2:
         return Variance(inf, 1.0)

@@ -61,3 +61,10 @@ def test_what_nothing_is_known_of_is_not_added_and_equal_scores_do_not_differ():
     assert same.told(score(np.array([50.0]), np.full(20, 50.0)), of_seed([[50.0]]))["difference"]["p_value"] == 1
     assert of_seed([[1.0, 3.0], [5.0, 5.0]]) == Variance(1.0, 2.0)
     assert of_clips(np.array([1.0, np.nan, 3.0]), 2) == Variance(4.0, 1.0)
+
+
+def test_of_a_single_clip_there_is_no_interval_and_no_test():
+    one, other = (score(np.array([value, value + 1]), np.full(20, value), 1) for value in (50.0, 75.0))
+    told = one.told(other, of_seed([one.values_S, other.values_S]))
+    assert told["interval"] is None
+    assert told["difference"] == {"value": -25.0, "interval": None, "p_value": None}
