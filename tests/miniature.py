@@ -136,7 +136,11 @@ class Miniature:
 
     def launch(self, launcher: Sequence[str], words: Sequence[str], cores: set[int] = CORE) -> str:
         """What a real `accelerate launch <launcher> distill.py <words>` says when nothing goes wrong."""
-        command = [sys.executable, "-m", "accelerate.commands.launch", *launcher, "distill.py", *words]
+        return self.python(["-m", "accelerate.commands.launch", *launcher, "distill.py", *words], cores)
+
+    def python(self, arguments: Sequence[str], cores: set[int] = CORE) -> str:
+        """What `python <arguments>` says when nothing goes wrong."""
+        command = [sys.executable, *arguments]
         with on(cores):
             done = subprocess.run(
                 command, cwd=ROOT, env=self.environment(), capture_output=True, text=True, timeout=900

@@ -1,11 +1,9 @@
 """README's lines of Python do what the command does."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-from miniature import CORE, ROOT, Miniature, on
+from miniature import ROOT, Miniature
 
 from distill.files import read_json
 
@@ -21,12 +19,7 @@ def test_the_lines_give_the_student_and_the_scores_of_the_command(launched, mini
     """The same weights and the same scores, of the two rows that they have in common."""
     code, changed = re.subn(r'\["recipe=.*?"\]', repr(miniature.words(tmp_path)), lines())
     assert changed == 1
-    command = [sys.executable, "-c", code]
-    with on(CORE):
-        made = subprocess.run(
-            command, cwd=ROOT, env=miniature.environment(), capture_output=True, text=True, timeout=900
-        )
-    assert made.returncode == 0, made.stderr
+    said = miniature.python(["-c", code])
     theirs, ours = launched[0], tmp_path / "run"
     for kept in ("model.safetensors", "heads.safetensors", "config.json"):
         assert (ours / "student" / kept).read_bytes() == (theirs / "student" / kept).read_bytes()
@@ -36,4 +29,4 @@ def test_the_lines_give_the_student_and_the_scores_of_the_command(launched, mini
         assert {task: cell["seeds"] for task, cell in found["tasks"].items()} == {
             task: cell["seeds"] for task, cell in all_rows[row]["tasks"].items()
         }
-        assert f"\n{row} " in made.stdout
+        assert f"\n{row} " in said
