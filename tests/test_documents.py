@@ -10,7 +10,7 @@ from distill.loading import kind, load
 from distill.recipe import Recipe
 from teachers import FAMILIES
 
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CODE = re.compile(r"```\w*\n(.*?)```|`([^`\n]+(?:\n[^`\n]+)?)`", re.DOTALL)
 LINK = re.compile(r"\]\(([^)]+)\)|src=\"([^\"]+)\"")
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
